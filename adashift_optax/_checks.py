@@ -1,0 +1,149 @@
+"""Argument checks. Every message names the argument, the rule, the value and the remedy.
+
+Ranges are checked on Python and NumPy numbers only; traced values pass.
+"""
+
+import math
+import numbers
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+STATIC_ARGS: tuple[str, ...] = ("n", "phi", "block_axes", "window", "queue_dtype")
+"""Arguments that `optax.inject_hyperparams` must leave alone: pass them as its `static_args`."""
+
+
+def check_n(n: Any) -> int:
+    """`n` as a Python int >= 1."""
+    if isinstance(n, jax.Array):
+        raise TypeError(
+            f"n must be a Python int, because it is the size of the queue; got the array {n}. "
+            'Under optax.inject_hyperparams list it in static_args: "n" is one of '
+            "adashift_optax.STATIC_ARGS."
+        )
+    if isinstance(n, bool) or not isinstance(n, numbers.Integral):
+        raise TypeError(f"n must be a positive int (steps of delay); got {n!r}. Pass e.g. n=10.")
+    if n < 1:
+        raise ValueError(f"n must be at least 1 (steps of delay); got {n}. Pass e.g. n=10.")
+    return int(n)
+
+
+def check_number(name: str, value: Any, low: float, high: float, remedy: str) -> Any:
+    """`value` as a float in [low, high), or as a traced scalar of at least 32 bits."""
+    if isinstance(value, (jax.Array, np.ndarray)):
+        if value.ndim or not jnp.issubdtype(value.dtype, jnp.floating):
+            raise TypeError(
+                f"{name} must be a real scalar; got {value.dtype}{list(value.shape)}. {remedy}"
+            )
+        if value.dtype.itemsize < 4:
+            raise ValueError(
+                f"{name} must be float32 or wider; got {value.dtype}, in which 0.999 may round to "
+                "1 and 1e-10 to 0. Under optax.inject_hyperparams pass hyperparam_dtype=jnp.float32."
+            )
+        return jnp.asarray(value)
+    if isinstance(value, bool) or not isinstance(value, (int, float, np.number)):
+        raise TypeError(f"{name} must be a real number; got {value!r}. {remedy}")
+    if not low <= value < high:
+        rule = f"in [{low:g}, {high:g})" if math.isfinite(high) else f"finite and >= {low:g}"
+        raise ValueError(f"{name} must be {rule}; got {value!r}. {remedy}")
+    return float(value)
+
+
+def check_choice(name: str, value: Any, choices: Sequence[str], or_callable: bool = False) -> None:
+    """`value` is one of `choices` (or a callable)."""
+    if or_callable and callable(value):
+        return
+    if not isinstance(value, str) or value not in choices:
+        rule = " or ".join(repr(c) for c in choices) + (" or a callable" if or_callable else "")
+        error = ValueError if isinstance(value, str) else TypeError
+        raise error(f"{name} must be {rule}; got {value!r}. Pass {name}={choices[0]!r}.")
+
+
+def check_clip_value(value: Any) -> None:
+    """`value` is None, a positive number or a schedule; an array is trusted."""
+    if value is None or callable(value):
+        return
+    checked = check_number("clip_value", value, 0, math.inf, "Pass e.g. clip_value=1.0, or None.")
+    if isinstance(checked, float) and checked == 0:
+        raise ValueError(
+            "clip_value must be > 0, for 0 would clip every update to nothing; got 0. "
+            "Pass e.g. clip_value=1.0, or None."
+        )
+
+
+def check_block_axes(block_axes: Any) -> None:
+    """`block_axes` is None, a tuple of ints or a callable."""
+    if block_axes is None or callable(block_axes):
+        return
+    if not isinstance(block_axes, (tuple, list)) or not all(
+        isinstance(a, numbers.Integral) and not isinstance(a, bool) for a in block_axes
+    ):
+        raise TypeError(
+            "block_axes must be None, a tuple of ints or a callable (path, leaf) -> tuple | None; "
+            f"got {block_axes!r}. Pass e.g. block_axes=(-2, -1)."
+        )
+
+
+def check_axes(axes: Any, ndim: int, path: Any) -> tuple[int, ...]:
+    """The axes of one leaf, in [0, ndim), without repeats; None means all of them."""
+    if axes is None:
+        return tuple(range(ndim))
+    check_block_axes(axes)
+    if any(not -ndim <= a < ndim for a in axes) or len({a % ndim for a in axes}) < len(axes):
+        raise ValueError(
+            f"block_axes must name different axes of each leaf; got {tuple(axes)} for the leaf "
+            f"{_at(path)} of rank {ndim}. Pass a callable (path, leaf) -> tuple | None to choose "
+            "axes leaf by leaf."
+        )
+    return tuple(sorted(a % ndim for a in axes))
+
+
+def check_phi_value(x: Any) -> jax.Array:
+    """The value of a callable phi, a real scalar."""
+    x = jnp.asarray(x)
+    if x.ndim or not jnp.issubdtype(x.dtype, jnp.floating):
+        raise ValueError(
+            "phi must map the squared gradients of one block to one real scalar; got shape "
+            f"{x.shape}, dtype {x.dtype}. Reduce over all axes, e.g. phi=jnp.median."
+        )
+    return x
+
+
+def check_inexact(name: str, tree: Any) -> None:
+    """Every leaf is a float or complex array."""
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+        dtype = getattr(leaf, "dtype", np.result_type(type(leaf)))
+        if not jnp.issubdtype(dtype, jnp.inexact):
+            raise TypeError(
+                f"{name} must be float or complex; got dtype {dtype} at {_at(path)}. "
+                "Keep such leaves out with optax.masked or optax.partition."
+            )
+
+
+def check_updates(updates: Any, count: int, queue: Any) -> None:
+    """`updates` has `count` leaves, of the shapes of the slots of `queue`, complex only as they.
+
+    A `queue` of None tells nothing about them.
+    """
+    check_inexact("updates", updates)
+    leaves = jax.tree_util.tree_leaves_with_path(updates)
+    if len(leaves) != count:
+        raise ValueError(
+            f"updates must have the {count} leaves that init saw; got {len(leaves)}. "
+            "Call init again on the new parameters."
+        )
+    for (path, leaf), ring in zip(leaves, jax.tree.leaves(queue), strict=False):
+        if jnp.shape(leaf) != ring.shape[1:] or jnp.iscomplexobj(leaf) > jnp.iscomplexobj(ring):
+            raise ValueError(
+                "updates must have the shapes that init saw, and be real where the parameters "
+                f"were; got {jnp.result_type(leaf)}{list(jnp.shape(leaf))} at {_at(path)}, where "
+                f"the queue holds {ring.dtype}{list(ring.shape[1:])}. "
+                "Call init again on the new parameters."
+            )
+
+
+def _at(path: Any) -> str:
+    return jax.tree_util.keystr(path) or "the root"

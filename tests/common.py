@@ -1,0 +1,80 @@
+"""What tests share: gradients of mixed shapes, ways to run an optimizer, an exact verdict."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import reference
+
+SHAPES = {
+    "scalar": (),
+    "empty": (0, 3),
+    "vector": (4,),
+    "matrix": (3, 4),
+    "stack": (2, 3, 2),
+    "conv": (2, 2, 2, 3),
+}
+
+
+def make_grads(steps, shapes=SHAPES, dtype=np.float64, seed=0):
+    """One tree of random gradients per step; every third matrix entry is 0 for the first steps."""
+    rng = np.random.default_rng(seed)
+    grads = []
+    for t in range(steps):
+        tree = {name: rng.standard_normal(shape) for name, shape in shapes.items()}
+        if "matrix" in tree and t < 3:
+            tree["matrix"].flat[::3] = 0
+        grads.append({name: g.astype(dtype) for name, g in tree.items()})
+    return grads
+
+
+def run(tx, grads, how="jit"):
+    """The updates of every step as NumPy arrays, from `tx` run in one of five ways."""
+    state = tx.init(jax.tree.map(jnp.zeros_like, grads[0]))
+    grads = [jax.tree.map(jnp.asarray, g) for g in grads]
+    if how == "scan":
+        stacked = jax.tree.map(lambda *g: jnp.stack(g), *grads)
+        _, updates = jax.lax.scan(lambda s, g: tx.update(g, s)[::-1], state, stacked)
+        return [jax.tree.map(lambda u: np.asarray(u[t]), updates) for t in range(len(grads))]  # noqa: B023
+    step = {
+        "eager": tx.update,
+        "jit": jax.jit(tx.update),
+        "vmap": jax.jit(jax.vmap(tx.update)),
+        "pmap": jax.pmap(tx.update),
+    }[how]
+    mapped = how in ("vmap", "pmap")
+    if mapped:  # the second copy runs on doubled gradients, so that the copies cannot be mixed up
+        grads = [jax.tree.map(lambda x: jnp.stack([x, x + x]), g) for g in grads]
+        state = jax.vmap(tx.init)(grads[0])
+    updates = []
+    for g in grads:
+        u, state = step(g, state)
+        updates.append(jax.tree.map(lambda x: np.asarray(x[0] if mapped else x), u))
+    return updates
+
+
+def worst_error(updates, grads, name, *args, **kwargs):
+    """Largest error of leaf `name`, relative to the terms summed; inf where a 0 is not 0."""
+    want, scales = reference.adashift([g[name] for g in grads], *args, **kwargs)
+    worst = 0.0
+    for u, w, s in zip([u[name] for u in updates], want, scales, strict=True):
+        error = np.abs(np.asarray(u, w.dtype) - w)
+        assert not np.isnan(error).any()
+        relative = np.divide(error, s, out=np.full_like(error, np.inf), where=s > 0)
+        worst = max(worst, np.where(error == 0, 0, relative).max(initial=0))
+    return worst
+
+
+def train_step(tx):
+    """One whole step: update, then apply."""
+
+    def step(params, state, grads):
+        updates, state = tx.update(grads, state, params)
+        return optax.apply_updates(params, updates), state
+
+    return step
+
+
+def compile_donated(step, params, state, grads):
+    """The compiled step with parameters and state donated."""
+    return jax.jit(step, donate_argnums=(0, 1)).lower(params, state, grads).compile()

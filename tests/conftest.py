@@ -1,0 +1,21 @@
+"""Eight CPU devices, strict dtype promotion; warnings are errors (pyproject.toml)."""
+
+import os
+
+os.environ["XLA_FLAGS"] = (
+    os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
+)
+os.environ["JAX_PLATFORMS"] = "cpu"
+os.environ["MPLBACKEND"] = "Agg"
+
+import jax
+import pytest
+
+jax.config.update("jax_numpy_dtype_promotion", "strict")
+
+
+@pytest.fixture
+def x64():
+    """Runs a test in 64-bit JAX."""
+    with jax.enable_x64(True):
+        yield

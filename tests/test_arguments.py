@@ -1,0 +1,155 @@
+"""Every bad value gets one error that names the argument, the rule, the value and the remedy."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from adashift_optax import STATIC_ARGS, adashift, adashiftw, scale_by_adashift
+
+BAD = {
+    "n zero": (dict(n=0), ValueError, "n must be at least 1.*got 0.*Pass"),
+    "n negative": (dict(n=-3), ValueError, "n must be at least 1.*got -3"),
+    "n float": (dict(n=10.0), TypeError, "n must be a positive int.*got 10.0"),
+    "n bool": (dict(n=True), TypeError, "n must be a positive int.*got True"),
+    "n array": (dict(n=jnp.int32(3)), TypeError, "n must be a Python int.*static_args"),
+    "b1 one": (dict(b1=1.0), ValueError, r"b1 must be in \[0, 1\).*got 1.0.*Pass"),
+    "b1 negative": (dict(b1=-0.1), ValueError, r"b1 must be in \[0, 1\).*got -0.1"),
+    "b1 nan": (dict(b1=float("nan")), ValueError, r"b1 must be in \[0, 1\).*got nan"),
+    "b1 text": (dict(b1="0.9"), TypeError, "b1 must be a real number.*got '0.9'"),
+    "b1 vector": (dict(b1=jnp.ones(2)), TypeError, r"b1 must be a real scalar; got float32\[2\]"),
+    "b2 one": (dict(b2=1), ValueError, r"b2 must be in \[0, 1\).*got 1\."),
+    "b2 bfloat16": (dict(b2=jnp.bfloat16(0.9)), ValueError, "b2 .*bfloat16.*hyperparam_dtype"),
+    "eps negative": (dict(eps=-1e-8), ValueError, "eps must be finite and >= 0; got -1e-08"),
+    "eps infinite": (dict(eps=np.inf), ValueError, "eps must be finite and >= 0; got inf"),
+    "phi unknown": (
+        dict(phi="median"),
+        ValueError,
+        "phi must be 'max' or .*callable; got 'median'",
+    ),
+    "phi None": (dict(phi=None), TypeError, "phi must be 'max' or .*callable; got None"),
+    "window unknown": (dict(window="jump"), ValueError, "window must be 'sliding' or .*got 'jump'"),
+    "axes int": (dict(block_axes=1), TypeError, "block_axes must be None, a tuple of ints.*got 1"),
+    "axes text": (dict(block_axes=("x",)), TypeError, r"block_axes must be .*got \('x',\)"),
+    "clip zero": (dict(clip_value=0), ValueError, "clip_value must be > 0.*got 0"),
+    "clip negative": (dict(clip_value=-1.0), ValueError, "clip_value must be .*got -1.0"),
+    "clip text": (dict(clip_value="1"), TypeError, "clip_value must be a real number.*got '1'"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_argument(case):
+    kwargs, error, message = BAD[case]
+    for make in (
+        scale_by_adashift,
+        lambda **k: adashift(0.1, **k),
+        lambda **k: adashiftw(0.1, **k),
+    ):
+        with pytest.raises(error, match=f"(?s){message}"):
+            make(**kwargs)
+
+
+def test_bad_weight_decay():
+    with pytest.raises(ValueError, match=r"weight_decay must be finite and >= 0; got -1.0\. Pass"):
+        adashiftw(0.1, weight_decay=-1.0)
+
+
+@pytest.mark.parametrize("axes", [(2,), (-3,), (0, 0), (0, -2)])
+def test_axes_out_of_range_name_the_leaf(axes):
+    params = {"layer": {"kernel": jnp.ones((2, 3))}}
+    with pytest.raises(
+        ValueError, match=r"block_axes must name .*\['layer'\]\['kernel'\] of rank 2"
+    ):
+        scale_by_adashift(block_axes=axes).init(params)
+    with pytest.raises(ValueError, match=r"\['layer'\]\['kernel'\]"):
+        scale_by_adashift(block_axes=lambda path, leaf: axes).init(params)
+
+
+@pytest.mark.parametrize("leaf", [jnp.ones(2, jnp.int32), jnp.ones(2, bool), 1, "text"])
+def test_parameters_that_are_not_numbers_to_train(leaf):
+    with pytest.raises(
+        TypeError, match=r"params must be float or complex; got dtype .*\['a'\].*optax"
+    ):
+        scale_by_adashift().init({"a": leaf})
+
+
+@pytest.mark.parametrize("phi", [lambda g2: g2, lambda g2: jnp.argmax(g2)])
+@pytest.mark.parametrize("block_axes", [None, (0,)])
+def test_phi_that_gives_no_scalar(phi, block_axes):
+    tx = scale_by_adashift(phi=phi, block_axes=block_axes)
+    with pytest.raises(ValueError, match=r"phi must map .* one real scalar"):
+        tx.update(jnp.ones((2, 3)), tx.init(jnp.ones((2, 3))))
+
+
+@pytest.mark.parametrize("phi", ["max", "none"])
+def test_updates_that_are_not_what_init_saw(phi):
+    tx = scale_by_adashift(phi=phi)
+    state = tx.init({"a": jnp.ones(2), "b": jnp.ones(3)})
+    with pytest.raises(ValueError, match=r"2 leaves that init saw; got 1.*init again"):
+        tx.update({"a": jnp.ones(2)}, state)
+    with pytest.raises(ValueError, match=r"shapes that init saw.*float32\[4\] at \['b'\]"):
+        tx.update({"a": jnp.ones(2), "b": jnp.ones(4)}, state)
+    with pytest.raises(ValueError, match=r"real where the parameters were.*complex64\[3\]"):
+        tx.update({"a": jnp.ones(2), "b": jnp.ones(3, jnp.complex64)}, state)
+    with pytest.raises(TypeError, match=r"updates must be float or complex.*int32 at \['b'\]"):
+        tx.update({"a": jnp.ones(2), "b": jnp.ones(3, jnp.int32)}, state)
+
+
+def test_traced_n_is_told_to_be_static():
+    with pytest.raises(TypeError, match=r"n must be a Python int.*static_args.*STATIC_ARGS"):
+        optax.inject_hyperparams(adashift)(0.1).init(jnp.ones(2))
+    with pytest.raises(TypeError, match="n must be a Python int"):
+        jax.jit(lambda n: scale_by_adashift(n).init(jnp.ones(2)))(3)
+
+
+@pytest.mark.parametrize("make", [adashift, adashiftw])
+def test_inject_hyperparams_equals_fixed_ones(make):
+    """Traced b1, b2, eps, clip_value and schedules give what Python numbers give."""
+    kwargs = dict(n=3, b1=0.8, b2=0.99, eps=1e-8, clip_value=0.9)
+    grads = [jax.random.normal(key, (5,)) for key in jax.random.split(jax.random.key(0), 12)]
+    fixed = make(0.1, **kwargs)
+    traced = optax.inject_hyperparams(make, static_args=STATIC_ARGS)(lambda t: 0.1, **kwargs)
+    params = jnp.ones(5)
+    states = [tx.init(params) for tx in (fixed, traced)]
+    assert set(states[1].hyperparams) >= {"learning_rate", "b1", "b2", "eps", "clip_value"}
+    with jax.numpy_dtype_promotion("standard"):
+        step = [jax.jit(tx.update) for tx in (fixed, traced)]
+        for g in grads:
+            u0, states[0] = step[0](g, states[0], params)
+            u1, states[1] = step[1](g, states[1], params)
+            np.testing.assert_allclose(u0, u1, rtol=1e-5)
+    assert np.all(u0 != 0)
+
+
+def test_inject_hyperparams_into_bfloat16_needs_a_wide_dtype():
+    """b2 = 0.999 would arrive as 1.0: refused, with the remedy, and the remedy works."""
+    params = jnp.ones(4, jnp.bfloat16)
+    inject = optax.inject_hyperparams
+    with pytest.raises(ValueError, match=r"hyperparam_dtype=jnp\.float32"):
+        inject(adashift, STATIC_ARGS)(0.1, n=1).init(params)
+    tx = inject(adashift, STATIC_ARGS, hyperparam_dtype=jnp.float32)(0.1, n=1)
+    state = tx.init(params)
+    with jax.numpy_dtype_promotion("standard"):
+        for _ in range(3):
+            updates, state = tx.update(params, state, params)
+    np.testing.assert_allclose(np.asarray(updates, np.float32), -0.1, rtol=1e-2)
+
+
+def test_static_args_are_arguments_of_every_optimizer():
+    for make in (scale_by_adashift, adashift, adashiftw):
+        optax.inject_hyperparams(make, static_args=STATIC_ARGS)
+
+
+def test_extra_args_are_accepted():
+    for make in (scale_by_adashift(2), adashift(0.1, 2), adashiftw(0.1, 2)):
+        params = jnp.ones(2)
+        make.update(params, make.init(params), params, value=1.0, grad=params)
+
+
+@pytest.mark.parametrize(
+    "kwargs", [{"phi": "factored"}, {"window": "hopping"}, {"queue_dtype": "bfloat16"}]
+)
+def test_not_yet(kwargs):
+    with pytest.raises(NotImplementedError, match=str(next(iter(kwargs.values())))):
+        scale_by_adashift(**kwargs)

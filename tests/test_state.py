@@ -1,0 +1,171 @@
+"""What the compiled program does with the state: in place, no recompilation, stable types."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from common import compile_donated, train_step
+
+from adashift_optax import ScaleByAdashiftState, scale_by_adashift
+
+LEAF = (256, 512)  # 512 KiB in float32
+LEAF_BYTES = 4 * 256 * 512
+
+
+def tree(dtype=jnp.float32):
+    return {"w": jnp.ones(LEAF, dtype), "b": jnp.ones(LEAF[1:], dtype)}
+
+
+def temporary_bytes(compiled):
+    return compiled.memory_analysis().temp_size_in_bytes
+
+
+VARIANTS = {
+    "max": {},
+    "mean": {"phi": "mean"},
+    "none": {"phi": "none"},
+    "axes": {"block_axes": (-1,)},
+    "b1_0": {"b1": 0},
+    "none_b1_0": {"phi": "none", "b1": 0},
+    "clip": {"phi": "none", "clip_value": 1.0},
+}
+
+
+@pytest.mark.parametrize("n", [1, 2, 10, 40])
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_donated_step_is_in_place(variant, n):
+    """Less than a tenth of one slot is temporary: no copy of the queue, nor of one leaf."""
+    tx = scale_by_adashift(n, **VARIANTS[variant])
+    params = tree()
+    compiled = compile_donated(train_step(tx), params, tx.init(params), params)
+    assert temporary_bytes(compiled) < LEAF_BYTES / 10
+
+
+def test_the_assertion_on_temporaries_can_fail():
+    """Reading the oldest slot before overwriting it is the form that XLA copies."""
+
+    def read_then_write(ring, mu, g):
+        old = jax.lax.dynamic_index_in_dim(ring, g[0, 0].astype(jnp.int32), 0, keepdims=False)
+        ring = jax.lax.dynamic_update_index_in_dim(ring, g, g[0, 0].astype(jnp.int32), 0)
+        return ring, mu + g - old
+
+    g = tree()["w"]
+    compiled = compile_donated(read_then_write, jnp.zeros((10, *LEAF)), g, g)
+    assert temporary_bytes(compiled) > 5 * LEAF_BYTES
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_scan_needs_no_more_than_around_adam(variant):
+    """The loop double-buffers some of what it carries, Adam's moments too, but never the queue."""
+    params, temporary = tree(), []
+
+    for tx in (scale_by_adashift(10, **VARIANTS[variant]), optax.scale_by_adam()):
+
+        def loop(params, state, grads, tx=tx):
+            step = train_step(tx)
+            return jax.lax.scan(lambda c, _: (step(*c, grads), None), (params, state), None, 25)[0]
+
+        with jax.numpy_dtype_promotion("standard"):  # optax's Adam mixes dtypes
+            compiled = compile_donated(loop, params, tx.init(params), params)
+        temporary.append(temporary_bytes(compiled))
+    assert temporary[0] <= temporary[1]
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda tx: optax.apply_if_finite(tx, 3),
+        lambda tx: optax.masked(tx, {"w": True, "b": False}),
+        lambda tx: optax.chain(optax.clip_by_global_norm(1.0), tx),
+    ],
+    ids=["apply_if_finite", "masked", "chain"],
+)
+@pytest.mark.parametrize("variant", ["max", "none"])
+def test_wrappers_add_no_more_than_they_add_to_adam(wrap, variant):
+    params = tree()
+    temporary = []
+    for tx in (wrap(scale_by_adashift(10, **VARIANTS[variant])), wrap(optax.scale_by_adam())):
+        with jax.numpy_dtype_promotion("standard"):  # optax's Adam mixes dtypes
+            compiled = compile_donated(train_step(tx), params, tx.init(params), params)
+        temporary.append(temporary_bytes(compiled))
+    assert temporary[0] <= temporary[1] + 2 * LEAF_BYTES
+
+
+def test_bytes_of_state():
+    """n + 1 slots of the gradient, m, and for phi="none" v: beside them a few scalars."""
+    params = tree()
+    size = sum(p.size for p in jax.tree.leaves(params))
+    want = {"max": 48, "mean": 48, "none": 52, "b1_0": 0, "none_b1_0": 48}
+    for variant, per_param in want.items():
+        state = jax.eval_shape(scale_by_adashift(10, **VARIANTS[variant]).init, params)
+        held = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(state))
+        assert per_param * size <= held <= (per_param + 0.01) * size
+    state = jax.eval_shape(scale_by_adashift(1, 0, phi="none").init, params)
+    assert sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(state)) <= 8.01 * size
+
+
+def test_fields_as_documented():
+    params = {"a": jnp.ones((2, 3)), "b": jnp.ones(4)}
+    state = scale_by_adashift(5).init(params)
+    assert isinstance(state, ScaleByAdashiftState)
+    assert (state.count.dtype, state.slot.dtype) == (jnp.int32, jnp.int32)
+    assert (state.nu.shape, state.nu_queue.shape) == ((2,), (6, 2))
+    assert (state.mu["a"].shape, state.queue["a"].shape) == ((2, 3), (6, 2, 3))
+    state = scale_by_adashift(5, block_axes=(-1,), b1=0).init(params)
+    assert (state.mu, state.queue) == (None, None)
+    assert (state.nu["a"].shape, state.nu_queue["a"].shape) == ((2, 1), (6, 2, 1))
+    state = scale_by_adashift(1, phi="none").init(params)
+    assert (state.mu, state.nu_queue) == (None, None)
+    assert (state.nu["a"].shape, state.queue["a"].shape) == ((2, 3), (1, 2, 3))
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize(
+    ("param_dtype", "grad_dtype"),
+    [
+        ("float32", "float32"),
+        ("bfloat16", "bfloat16"),
+        ("float16", "float16"),
+        ("float64", "float64"),
+        ("float32", "bfloat16"),
+        ("bfloat16", "float32"),
+        ("float32", "float64"),
+        ("float64", "float16"),
+    ],
+)
+def test_types_never_change(variant, param_dtype, grad_dtype):
+    """Same dtype, weak type, shape and sharding after init and after update; one compilation."""
+    with jax.enable_x64("float64" in (param_dtype, grad_dtype)):
+        params, grads = tree(param_dtype), tree(grad_dtype)
+        tx = scale_by_adashift(2, **VARIANTS[variant])
+        first = state = tx.init(params)
+        update = jax.jit(tx.update)
+        for _ in range(4):
+            updates, state = update(grads, state, params)
+            assert jax.tree.map(jax.typeof, state) == jax.tree.map(jax.typeof, first)
+            shardings = [jax.tree.map(lambda x: x.sharding, s) for s in (state, first)]
+            assert shardings[0] == shardings[1]
+            assert jax.tree.map(jax.typeof, updates) == jax.tree.map(jax.typeof, grads)
+        assert update._cache_size() == 1
+        assert all(
+            x.dtype.itemsize >= 4 and not jax.typeof(x).weak_type for x in jax.tree.leaves(state)
+        )
+        np.testing.assert_allclose(np.asarray(updates["w"], np.float64), 1, rtol=1e-2)
+
+
+def test_count_saturates_and_the_ring_still_turns():
+    """At int32's maximum the updates go on as if the count had not stopped."""
+    tx = scale_by_adashift(3)
+    grads = [{"w": jnp.full([2], float(i % 5 + 1))} for i in range(30)]
+    state = late = tx.init(grads[0])
+    for i, g in enumerate(grads):
+        if i == 8:  # in mid-ring; b2^k is 0 from here on
+            state = late = state._replace(count=jnp.int32(2**30))
+            late = late._replace(count=jnp.int32(2**31 - 3))
+        updates, state = tx.update(g, state)
+        if i >= 8:
+            late_updates, late = tx.update(g, late)
+            np.testing.assert_array_equal(updates["w"], late_updates["w"])
+    assert late.count == 2**31 - 1
+    assert len({float(x) for x in late.queue["w"][:, 0]}) > 1
