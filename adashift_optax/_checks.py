@@ -40,8 +40,8 @@ def check_number(name: str, value: Any, low: float, high: float, remedy: str) ->
             )
         if value.dtype.itemsize < 4:
             raise ValueError(
-                f"{name} must be float32 or wider; got {value.dtype}, in which 0.999 may round to "
-                "1 and 1e-10 to 0. Under optax.inject_hyperparams pass hyperparam_dtype=jnp.float32."
+                f"{name} must be float32 or wider; got {value.dtype}, which rounds 0.999 to 1 or "
+                "1e-10 to 0. Under optax.inject_hyperparams pass hyperparam_dtype=jnp.float32."
             )
         return jnp.asarray(value)
     if isinstance(value, bool) or not isinstance(value, (int, float, np.number)):
