@@ -1,9 +1,11 @@
-"""The spatial operation phi: what one block of squared gradients tells about their scale.
+"""The spatial operation phi: what the squared gradients of one block tell about their scale.
 
-What is kept per block ("cells": v, or a delayed phi(g^2)) is a list of arrays, of three kinds.
-phi="none": one array per leaf, of its shape. `block_axes`: one array per leaf, whose reduced axes
-have size 1. Otherwise every leaf is one block, and a single vector holds the cells of all, so that
-hundreds of leaves cost one small operation instead of hundreds.
+What is kept per block ("cells": v, or a delayed phi(g^2)) is a list of arrays:
+  phi="none"      one per leaf, of its shape;
+  phi="factored"  two per leaf: row means [..., rows, 1] and column means [..., 1, columns];
+  block_axes      one per leaf, whose reduced axes have size 1;
+  otherwise       every leaf is one block, and a vector holds the cells of GROUP leaves, so that
+                  hundreds of leaves cost a few small operations instead of hundreds.
 """
 
 import dataclasses
@@ -16,13 +18,17 @@ import jax.numpy as jnp
 
 from adashift_optax import _checks
 
+# Of 300 leaves, one vector would make XLA compile 300 kernels that differ in the index they read.
+GROUP = 8
+
 BlockAxes = Sequence[int] | Callable[[Any, Any], Sequence[int] | None] | None
 
 
-def accumulator_dtype(x: jax.Array, real: bool = False) -> jnp.dtype:
+def accumulator_dtype(x: Any, real: bool = False) -> jnp.dtype:
     """float32 or wider (complex64 or wider where x is complex, unless `real`)."""
+    dtype = jnp.result_type(x)
     # Not by promote_types, which refuses to mix dtypes under jax_numpy_dtype_promotion="strict".
-    dtype = jnp.dtype(jnp.float32) if jnp.finfo(x.dtype).bits < 32 else x.dtype
+    dtype = jnp.dtype(jnp.float32) if jnp.finfo(dtype).bits < 32 else dtype
     return jnp.finfo(dtype).dtype if real else dtype
 
 
@@ -37,70 +43,127 @@ def squared(g: jax.Array) -> jax.Array:
     return jnp.real(g * jnp.conj(g)) if jnp.iscomplexobj(g) else g * g
 
 
+def _groups(leaves: Sequence[Any]) -> list[Sequence[Any]]:
+    return [leaves[i : i + GROUP] for i in range(0, len(leaves), GROUP)]
+
+
+def _mean(x: jax.Array, axes: tuple[int, ...] | int | None) -> jax.Array:
+    """The mean, 0 over nothing."""
+    total = jnp.sum(x, axes)
+    return total / max(x.size // max(total.size, 1), 1)
+
+
+def _inverse(root: jax.Array, eps: Any) -> jax.Array:
+    """1 / (root + eps), and 0 where the root is 0: no scale yet, no step."""
+    return jnp.where(root > 0, 1 / (root + jnp.asarray(eps, root.dtype)), 0)
+
+
 @dataclasses.dataclass(frozen=True)
 class Blocks:
-    """phi over the blocks that `block_axes` names."""
+    """The operation phi over the blocks that `block_axes` names."""
 
     phi: str | Callable[[jax.Array], jax.Array]
-    block_axes: BlockAxes
+    block_axes: BlockAxes = None
 
     @property
     def elementwise(self) -> bool:
         return self.phi == "none"
 
     @property
+    def factored(self) -> bool:
+        return self.phi == "factored"
+
+    @property
     def pooled(self) -> bool:
-        """Whether one vector holds the cells of all leaves."""
-        return not self.elementwise and self.block_axes is None
+        """Whether vectors hold the cells of GROUP leaves each."""
+        return not self.elementwise and not self.factored and self.block_axes is None
 
     def init(self, params: Any) -> Any:
-        """Zero cells for `params`: a vector, or a tree like `params`."""
+        """Zero cells for `params`: vectors, a tree like `params`, or (rows, columns) of trees."""
         if self.pooled:
             leaves = jax.tree.leaves(params)
-            return jnp.zeros([len(leaves)], widest(accumulator_dtype(p, real=True) for p in leaves))
-        return jax.tree_util.tree_map_with_path(self._cell, params)
-
-    def _cell(self, path: Any, p: jax.Array) -> jax.Array:
-        zeros = jnp.zeros_like(p, accumulator_dtype(p, real=True))
-        if self.elementwise:
-            return zeros
-        axes = self.block_axes(path, p) if callable(self.block_axes) else self.block_axes
-        # A reduction, not a fresh array, so that the axes that stay keep their sharding.
-        return jnp.sum(zeros, _checks.check_axes(axes, p.ndim, path), keepdims=True)
-
-    def reduce(self, grads: Sequence[jax.Array], like: Sequence[jax.Array]) -> list[jax.Array]:
-        """phi(g^2) of every block, as cells of the shape of `like`."""
-        if self.pooled:
-            values = [self._phi(squared(g), None) for g in grads]
-            if not values:
-                return list(like)
-            return [jnp.stack([x.astype(like[0].dtype) for x in values])]
-        # Axes of size 1 need no separate record of whether they were reduced: it is the same.
-        axes = [tuple(a for a, size in enumerate(c.shape) if size == 1) for c in like]
-        return [
-            self._phi(squared(g), a).astype(c.dtype).reshape(c.shape)
-            for g, a, c in zip(grads, axes, like, strict=True)
+            dtype = widest(accumulator_dtype(p, real=True) for p in leaves)
+            return tuple(jnp.zeros([len(group)], dtype) for group in _groups(leaves))
+        cells = [
+            jax.tree_util.tree_map_with_path(lambda path, p, k=k: self._cell(path, p, k), params)
+            for k in range(1 + self.factored)
         ]
+        return tuple(cells) if self.factored else cells[0]
+
+    def _cell(self, path: Any, p: Any, k: int) -> jax.Array:
+        zeros = jnp.zeros_like(p, accumulator_dtype(p, real=True))
+        if self.elementwise or (self.factored and zeros.ndim < 2 and k == 0):
+            return zeros
+        if self.factored:  # a leaf of rank < 2 has no columns: all of it is in its rows
+            axes = (-1 - k,) if zeros.ndim >= 2 else None
+        else:
+            axes = self.block_axes(path, p) if callable(self.block_axes) else self.block_axes
+        # A reduction, not a fresh array, so that the axes that stay keep their sharding.
+        return jnp.sum(zeros, _checks.check_axes(axes, zeros.ndim, path), keepdims=True)
+
+    def reduce(
+        self,
+        g: Sequence[jax.Array],
+        like: Sequence[jax.Array],
+        of: Callable[[jax.Array], jax.Array] = squared,
+    ) -> list[jax.Array]:
+        """Applies phi to `of`(g) in every block of `g`; returns cells of the form of `like`."""
+        if self.pooled:
+            values = _groups([self._phi(of(x), None) for x in g])
+            return [
+                jnp.stack([x.astype(c.dtype) for x in group])
+                for group, c in zip(values, like, strict=True)
+            ]
+        if self.factored:
+            rows = [_mean(of(x), -1) if x.ndim >= 2 else of(x) for x in g]
+            # Behind a barrier, or XLA would see two readers of one square, and store it for them.
+            apart = jax.lax.optimization_barrier(list(g))
+            columns = [_mean(of(x), -2) if x.ndim >= 2 else jnp.zeros([]) for x in apart]
+            values = rows + columns
+        else:
+            # Of an axis of size 1 nobody can tell whether it was reduced: it is the same.
+            axes = [tuple(a for a, size in enumerate(c.shape) if size == 1) for c in like]
+            values = [self._phi(of(x), a) for x, a in zip(g, axes, strict=True)]
+        return [x.astype(c.dtype).reshape(c.shape) for x, c in zip(values, like, strict=True)]
 
     def _phi(self, g2: jax.Array, axes: tuple[int, ...] | None) -> jax.Array:
-        """Phi over `axes` (None: all of them)."""
-        if self.phi == "max":
-            return jnp.max(g2, axes, initial=0)
-        if self.phi == "mean":
-            size = math.prod(g2.shape if axes is None else [g2.shape[a] for a in axes])
-            return jnp.sum(g2, axes) / max(size, 1)
+        """Applies phi over `axes` (None: all of them)."""
         phi = self.phi
+        if phi == "max":
+            return jnp.max(g2, axes, initial=0)
+        if phi == "mean":
+            return _mean(g2, axes)
         assert not isinstance(phi, str)  # for the type checker: names are checked beforehand
         if axes is None:
             return _checks.check_phi_value(phi(g2) if g2.size else jnp.zeros([], g2.dtype))
         kept = [a for a in range(g2.ndim) if a not in axes]
-        blocks = jnp.transpose(g2, (*kept, *axes))
         num_blocks = math.prod(g2.shape[a] for a in kept)
         if not g2.size:
             return jnp.zeros(num_blocks, g2.dtype)
+        blocks = jnp.transpose(g2, (*kept, *axes))
         blocks = blocks.reshape(num_blocks, *(g2.shape[a] for a in axes))
         return jax.vmap(lambda block: _checks.check_phi_value(phi(block)))(blocks)
 
-    def spread(self, cells: Sequence[jax.Array], grads: Sequence[jax.Array]) -> list[jax.Array]:
-        """The cells as one array per leaf that broadcasts against it."""
-        return [cells[0][i] for i in range(len(grads))] if self.pooled else list(cells)
+    def spread(self, cells: Sequence[jax.Array], num: int) -> list[jax.Array]:
+        """One array for each of `num` leaves that broadcasts against it (not if factored)."""
+        if not self.pooled:
+            return list(cells)
+        return [cells[i // GROUP][i % GROUP] for i in range(num)]
+
+    def scales(
+        self, v: Sequence[jax.Array], correction: Any, eps: Any, num: int
+    ) -> list[jax.Array]:
+        """1 / (sqrt(vhat) + eps) for each of `num` leaves, 0 where v is 0."""
+        if not self.factored:
+            return self.spread([_inverse(jnp.sqrt(c / correction(c)), eps) for c in v], num)
+        scales = []
+        for rows, columns in zip(v[:num], v[num:], strict=True):
+            if rows.ndim < 2:
+                root = jnp.sqrt(rows / correction(rows))
+            else:
+                # Adafactor's rows x columns / mean(rows); the ratio first, lest products underflow.
+                mean = _mean(rows, -2)[..., None, :]
+                share = jnp.where(mean > 0, rows / jnp.where(mean > 0, mean, 1), 0)
+                root = jnp.sqrt(share) * jnp.sqrt(columns / correction(columns))
+            scales.append(_inverse(root, eps))
+        return scales

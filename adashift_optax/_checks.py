@@ -16,6 +16,9 @@ STATIC_ARGS: tuple[str, ...] = ("n", "phi", "block_axes", "window", "queue_dtype
 """Arguments that `optax.inject_hyperparams` must leave alone: pass them as its `static_args`."""
 
 
+QUEUE_DTYPES = ("float32", "bfloat16", "float16", "float8_e5m2", "float8_e4m3fn")
+
+
 def check_n(n: Any) -> int:
     """`n` as a Python int >= 1."""
     if isinstance(n, jax.Array):
@@ -28,6 +31,10 @@ def check_n(n: Any) -> int:
         raise TypeError(f"n must be a positive int (steps of delay); got {n!r}. Pass e.g. n=10.")
     if n < 1:
         raise ValueError(f"n must be at least 1 (steps of delay); got {n}. Pass e.g. n=10.")
+    if n > 46340:
+        raise ValueError(
+            f"n must be at most 46340, so that n (n + 1) is an int32; got {n}. Pass e.g. n=10."
+        )
     return int(n)
 
 
@@ -123,24 +130,60 @@ def check_inexact(name: str, tree: Any) -> None:
             )
 
 
-def check_updates(updates: Any, count: int, queue: Any) -> None:
-    """`updates` has `count` leaves, of the shapes of the slots of `queue`, complex only as they.
+def check_queue_dtype(dtype: Any) -> np.dtype | None:
+    """`dtype` is None or one that the queue can hold."""
+    if dtype is None:
+        return None
+    try:
+        checked = jnp.dtype(dtype)
+    except TypeError:
+        checked = None
+    if checked is None or checked.name not in QUEUE_DTYPES:
+        raise ValueError(
+            f"queue_dtype must be None or one of {', '.join(QUEUE_DTYPES)}; got {dtype!r}. "
+            "Pass e.g. queue_dtype=jnp.bfloat16, or None to hold gradients as they are accumulated."
+        )
+    return checked
 
-    A `queue` of None tells nothing about them.
+
+def check_params(params: Any, queue_dtype: Any) -> None:
+    """Every leaf is a float or, without a `queue_dtype`, complex array."""
+    check_inexact("params", params)
+    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+        if queue_dtype is not None and jnp.iscomplexobj(leaf):
+            raise TypeError(
+                f"queue_dtype must be None for complex parameters; got {queue_dtype!r} for the "
+                f"{jnp.result_type(leaf)} leaf at {_at(path)}. Leave queue_dtype out."
+            )
+
+
+def check_updates(updates: Any, num: int, mu: Any, queue: Any, num_slots: int) -> None:
+    """`updates` has `num` leaves, of the shapes that the state has; so has its queue slots.
+
+    Complex leaves only where the state is complex. A state with neither `mu` nor `queue` tells
+    nothing about shapes.
     """
     check_inexact("updates", updates)
     leaves = jax.tree_util.tree_leaves_with_path(updates)
-    if len(leaves) != count:
+    if len(leaves) != num:
         raise ValueError(
-            f"updates must have the {count} leaves that init saw; got {len(leaves)}. "
+            f"updates must have the {num} leaves that init saw; got {len(leaves)}. "
             "Call init again on the new parameters."
         )
-    for (path, leaf), ring in zip(leaves, jax.tree.leaves(queue), strict=False):
-        if jnp.shape(leaf) != ring.shape[1:] or jnp.iscomplexobj(leaf) > jnp.iscomplexobj(ring):
+    rings = jax.tree.leaves(queue)
+    for ring in rings:
+        if ring.shape[0] != num_slots:
+            raise ValueError(
+                f"state must have queues of {num_slots} slots for this n; got {ring.shape[0]}. "
+                "It was made with another n: call init again."
+            )
+    like = jax.tree.leaves(mu)[:num] or [jax.ShapeDtypeStruct(r.shape[1:], r.dtype) for r in rings]
+    for (path, leaf), old in zip(leaves, like, strict=False):
+        if jnp.shape(leaf) != old.shape or jnp.iscomplexobj(leaf) > jnp.iscomplexobj(old):
             raise ValueError(
                 "updates must have the shapes that init saw, and be real where the parameters "
                 f"were; got {jnp.result_type(leaf)}{list(jnp.shape(leaf))} at {_at(path)}, where "
-                f"the queue holds {ring.dtype}{list(ring.shape[1:])}. "
+                f"the state holds {old.dtype}{list(old.shape)}. "
                 "Call init again on the new parameters."
             )
 

@@ -96,17 +96,93 @@ def _clip(u, limit):
     return np.where(size > limit, u / np.where(size > limit, size, 1.0) * limit, u)
 
 
+# Scales: the pair (v_t, vhat_t) of every step t > n.
+
+
+def _delayed(terms, b2, lag=0):
+    """v_t = b2 v_{t-1} + (1-b2) x_{t-n}, v_n = 0, and vhat_t = v_t / (1 - b2^(t-n)); k is t-n.
+
+    Where x is not finite vhat stays as it was (0 if there is none yet).
+    """
+    pairs = []
+    v = vhat = 0.0
+    for k, x in enumerate(terms, 1):
+        v = b2 * v + (1 - b2) * np.where(np.isfinite(x), x, vhat)
+        vhat = v / np.float64(1 - b2 ** (k - lag))
+        pairs.append((v, vhat))
+    return pairs
+
+
+def _factored(terms, b2):
+    """v = R_i C_j / mean_i(R), R and C delayed averages of the row and of the column means of g^2.
+
+    Rows are axis -2, columns axis -1; each index of the leading axes has its own R and C.
+    """
+    rows = _delayed([phi_blocks(x, "mean", (-1,)) for x in terms], b2)
+    columns = _delayed([phi_blocks(x, "mean", (-2,)) for x in terms], b2)
+    vs = []
+    for (r, _), (c, _) in zip(rows, columns, strict=True):
+        mean = phi_blocks(r, "mean", (-2,))
+        vs.append(np.where(mean == 0, 0, r / mean * c))
+    return [(v, v / (1 - b2**k)) for k, v in enumerate(vs, 1)]
+
+
+def last_before_previous_segment(n: int, t: int) -> int:
+    """K (<= 0: none), where a segment of the hopping window begins at each phase 0 and n//2."""
+    phase, h = (t - 1) % n, n // 2
+    return t - 1 - phase if phase >= h else t - 1 - phase - (n - h)
+
+
+def _segments(squares, n, b2):
+    """v_t = sum_{j<=K} (1-b2) b2^(K-j) g_j^2 and vhat_t = v_t / (1 - b2^K).
+
+    Where g_j^2 is not finite it counts as 0 (for n = 1 as vhat, as with the sliding window).
+    """
+    pairs, kept = [], []
+    for t, square in enumerate(squares, 1):
+        k = last_before_previous_segment(n, t)
+        v = np.zeros_like(square)
+        for j in range(1, k + 1):
+            v = v + (1 - b2) * b2 ** (k - j) * kept[j - 1]
+        vhat = v / (1 - b2**k) if k > 0 else v
+        kept.append(np.where(np.isfinite(square), square, vhat if n == 1 else 0))
+        pairs.append((v, vhat))
+    return pairs[n:]
+
+
+def support_m(n: int, b1: float, t: int, window: str = "sliding") -> set[int]:
+    """The steps whose gradients are in m_t."""
+    return {t - i for i, w_i in enumerate(WINDOWS[window](n, b1, t)) if w_i != 0}
+
+
+def support_v(n: int, phi_elementwise: bool, window: str, t: int) -> set[int]:
+    """The steps whose gradients are in v_t; phi='factored' is not `phi_elementwise`."""
+    if phi_elementwise and window == "hopping":
+        return set(range(1, last_before_previous_segment(n, t) + 1))
+    return set(range(1, t - n + 1))
+
+
 def _run(
     grads, n, b1, b2, eps, phi, axes=None, clip=None, window="sliding", early=0, lag=0, guard=True
 ):
     """Algorithm 1. Faults: v reads g_{t-n+early}; exponent t-n-lag; no guard: m/eps at v = 0."""
     grads = [np.asarray(g, np.complex128 if np.iscomplexobj(g) else np.float64) for g in grads]
+    with np.errstate(all="ignore"):
+        squares = [np.asarray(g.real**2 + g.imag**2) for g in grads]
+        delayed = [squares[t - n + early - 1] for t in range(n + 1, len(grads) + 1)]
+        if phi == "none" and window == "hopping":
+            pairs = _segments(squares, n, b2)
+        elif phi == "factored" and grads and grads[0].ndim >= 2:
+            pairs = _factored(delayed, b2)
+        else:
+            phi = "none" if phi == "factored" else phi
+            pairs = _delayed([phi_blocks(x, phi, axes) for x in delayed], b2, lag)
+
     updates, scales = [], []
-    v = vhat = 0.0  # v_n = 0
-    for t in range(1, len(grads) + 1):
+    for t, g in enumerate(grads, 1):
         if t <= n:  # u_t = 0 for t <= n
-            updates.append(np.zeros_like(grads[t - 1]))
-            scales.append(np.zeros(grads[t - 1].shape))
+            updates.append(np.zeros_like(g))
+            scales.append(np.zeros(g.shape))
             continue
         with np.errstate(all="ignore"):
             # m_t = sum_i w_i g_{t-i}, and the same sum of |g_{t-i}|
@@ -114,13 +190,7 @@ def _run(
             m = _weighted_sum(w, grads[:t])
             size = _weighted_sum(w, [np.abs(g) for g in grads[:t]])
 
-            # phi(g_{t-n}[B]^2); where it is not finite vhat stays as it was
-            g = grads[t - n + early - 1]
-            x = phi_blocks(g.real**2 + g.imag**2, phi, axes)
-            x = np.where(np.isfinite(x), x, vhat)
-
-            v = b2 * v + (1 - b2) * x  # v_t = b2 v_{t-1} + (1-b2) phi(g_{t-n}^2)
-            vhat = v / np.float64(1 - b2 ** (t - n - lag))  # vhat_t = v_t / (1 - b2^(t-n))
+            v, vhat = pairs[t - n - 1]
             denominator = np.sqrt(vhat) + eps
             u = m / denominator  # u_t = m_t / (sqrt(vhat_t) + eps)
             if clip is not None:
@@ -147,11 +217,11 @@ def adashift(
 
     `scales[t-1]` is u_t with every g replaced by |g| and no clip: it does not shrink where the
     terms of m cancel. It is 0 where there is no scale. `clip`: a number, or a function of t - 1.
+    `phi`: 'max', 'mean', 'none', 'factored' (a leaf of rank < 2: 'none', delayed by exactly n under
+    either window) or a function of a block. `axes` is for a phi that reduces blocks.
     """
     if window not in ("sliding", "hopping"):
         raise ValueError(f"window must be 'sliding' or 'hopping', got {window!r}")
-    if window == "hopping" and isinstance(phi, str) and phi == "none":
-        raise ValueError("phi='none' with the hopping window has another v: not written here")
     return _run(grads, n, b1, b2, eps, phi, axes, clip, window)
 
 

@@ -32,6 +32,13 @@ BAD = {
     "window unknown": (dict(window="jump"), ValueError, "window must be 'sliding' or .*got 'jump'"),
     "axes int": (dict(block_axes=1), TypeError, "block_axes must be None, a tuple of ints.*got 1"),
     "axes text": (dict(block_axes=("x",)), TypeError, r"block_axes must be .*got \('x',\)"),
+    "queue int8": (
+        dict(queue_dtype="int8"),
+        ValueError,
+        "queue_dtype must be None or .*int8",
+    ),
+    "queue text": (dict(queue_dtype="bits"), ValueError, "queue_dtype must be None.*got 'bits'"),
+    "n huge": (dict(n=10**6), ValueError, "n must be at most 46340.*got 1000000"),
     "clip zero": (dict(clip_value=0), ValueError, "clip_value must be > 0.*got 0"),
     "clip negative": (dict(clip_value=-1.0), ValueError, "clip_value must be .*got -1.0"),
     "clip text": (dict(clip_value="1"), TypeError, "clip_value must be a real number.*got '1'"),
@@ -147,9 +154,14 @@ def test_extra_args_are_accepted():
         make.update(params, make.init(params), params, value=1.0, grad=params)
 
 
-@pytest.mark.parametrize(
-    "kwargs", [{"phi": "factored"}, {"window": "hopping"}, {"queue_dtype": "bfloat16"}]
-)
-def test_not_yet(kwargs):
-    with pytest.raises(NotImplementedError, match=str(next(iter(kwargs.values())))):
-        scale_by_adashift(**kwargs)
+def test_queue_dtype_and_complex_parameters():
+    with pytest.raises(TypeError, match=r"queue_dtype must be None for complex .*bfloat16.*'a'"):
+        scale_by_adashift(queue_dtype=jnp.bfloat16).init({"a": jnp.ones(2, jnp.complex64)})
+
+
+def test_state_of_another_optimizer_or_n():
+    params = jnp.ones(2)
+    with pytest.raises(TypeError, match=r"state must be the ScaleByAdashiftState.*got ScaleByAdam"):
+        scale_by_adashift().update(params, optax.scale_by_adam().init(params))
+    with pytest.raises(ValueError, match=r"queues of 11 slots for this n; got 4.*another n"):
+        scale_by_adashift(10).update(params, scale_by_adashift(3).init(params))

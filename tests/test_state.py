@@ -7,7 +7,7 @@ import optax
 import pytest
 from common import compile_donated, train_step
 
-from adashift_optax import ScaleByAdashiftState, scale_by_adashift
+from adashift_optax import ScaleByAdashiftState, scale_by_adashift, state_bytes
 
 LEAF = (256, 512)  # 512 KiB in float32
 LEAF_BYTES = 4 * 256 * 512
@@ -25,10 +25,18 @@ VARIANTS = {
     "max": {},
     "mean": {"phi": "mean"},
     "none": {"phi": "none"},
+    "factored": {"phi": "factored"},
     "axes": {"block_axes": (-1,)},
     "b1_0": {"b1": 0},
     "none_b1_0": {"phi": "none", "b1": 0},
     "clip": {"phi": "none", "clip_value": 1.0},
+    "hopping": {"window": "hopping"},
+    "hopping_none": {"window": "hopping", "phi": "none"},
+    "hopping_none_b1_0": {"window": "hopping", "phi": "none", "b1": 0},
+    "hopping_factored": {"window": "hopping", "phi": "factored"},
+    "bfloat16": {"queue_dtype": "bfloat16"},
+    "float16_none": {"queue_dtype": "float16", "phi": "none"},
+    "float8": {"queue_dtype": "float8_e4m3fn"},
 }
 
 
@@ -77,11 +85,12 @@ def test_scan_needs_no_more_than_around_adam(variant):
     [
         lambda tx: optax.apply_if_finite(tx, 3),
         lambda tx: optax.masked(tx, {"w": True, "b": False}),
+        lambda tx: optax.inject_hyperparams(lambda scale: optax.chain(tx, optax.scale(scale)))(0.1),
         lambda tx: optax.chain(optax.clip_by_global_norm(1.0), tx),
     ],
-    ids=["apply_if_finite", "masked", "chain"],
+    ids=["apply_if_finite", "masked", "inject_hyperparams", "chain"],
 )
-@pytest.mark.parametrize("variant", ["max", "none"])
+@pytest.mark.parametrize("variant", VARIANTS)
 def test_wrappers_add_no_more_than_they_add_to_adam(wrap, variant):
     params = tree()
     temporary = []
@@ -93,24 +102,37 @@ def test_wrappers_add_no_more_than_they_add_to_adam(wrap, variant):
 
 
 def test_bytes_of_state():
-    """n + 1 slots of the gradient, m, and for phi="none" v: beside them a few scalars."""
-    params = tree()
-    size = sum(p.size for p in jax.tree.leaves(params))
-    want = {"max": 48, "mean": 48, "none": 52, "b1_0": 0, "none_b1_0": 48}
-    for variant, per_param in want.items():
-        state = jax.eval_shape(scale_by_adashift(10, **VARIANTS[variant]).init, params)
-        held = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(state))
-        assert per_param * size <= held <= (per_param + 0.01) * size
-    state = jax.eval_shape(scale_by_adashift(1, 0, phi="none").init, params)
-    assert sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(state)) <= 8.01 * size
+    """Bytes per parameter: slots, m and v, and beside them a few numbers per leaf."""
+    params = {f"w{i}": jax.ShapeDtypeStruct((1024, 1024), jnp.float32) for i in range(8)}
+    params |= {f"b{i}": jax.ShapeDtypeStruct((1024,), jnp.float32) for i in range(8)}
+    size = sum(p.size for p in params.values())
+
+    def per_parameter(n=10, **kwargs):
+        return state_bytes(scale_by_adashift(n, **kwargs), params) / size
+
+    assert 48 <= per_parameter() <= 48.1
+    assert 26 <= per_parameter(queue_dtype="bfloat16") <= 26.1
+    assert 15 <= per_parameter(queue_dtype="float8_e5m2") <= 15.1
+    assert 52 <= per_parameter(phi="none") <= 52.1
+    assert per_parameter(b1=0) <= 0.1
+    assert 8 <= per_parameter(1, b1=0, phi="none") <= 8.1
+    for n in (2, 10, 40, 1000):
+        assert 8 <= per_parameter(n, window="hopping") <= 8.1
+        assert 20 <= per_parameter(n, window="hopping", phi="none") <= 20.1
+    assert 8 <= per_parameter(window="hopping", phi="factored") <= 8.2
+    assert per_parameter(b1=0, phi="factored") <= 0.2
+    assert state_bytes(optax.scale_by_adam(), params) == 8 * size + 4
+    real = {"w": jnp.ones((3, 4))}
+    held = sum(x.nbytes for x in jax.tree.leaves(scale_by_adashift(3).init(real)))
+    assert state_bytes(scale_by_adashift(3), real) == held
 
 
 def test_fields_as_documented():
     params = {"a": jnp.ones((2, 3)), "b": jnp.ones(4)}
     state = scale_by_adashift(5).init(params)
     assert isinstance(state, ScaleByAdashiftState)
-    assert (state.count.dtype, state.slot.dtype) == (jnp.int32, jnp.int32)
-    assert (state.nu.shape, state.nu_queue.shape) == ((2,), (6, 2))
+    assert (state.count.dtype, state.clock.dtype) == (jnp.int32, jnp.int32)
+    assert (state.nu[0].shape, state.nu_queue[0].shape) == ((2,), (6, 2))
     assert (state.mu["a"].shape, state.queue["a"].shape) == ((2, 3), (6, 2, 3))
     state = scale_by_adashift(5, block_axes=(-1,), b1=0).init(params)
     assert (state.mu, state.queue) == (None, None)
@@ -148,10 +170,19 @@ def test_types_never_change(variant, param_dtype, grad_dtype):
             assert shardings[0] == shardings[1]
             assert jax.tree.map(jax.typeof, updates) == jax.tree.map(jax.typeof, grads)
         assert update._cache_size() == 1
-        assert all(
-            x.dtype.itemsize >= 4 and not jax.typeof(x).weak_type for x in jax.tree.leaves(state)
-        )
+        assert not any(jax.typeof(x).weak_type for x in jax.tree.leaves(state))
+        wide = jax.tree.leaves(state._replace(queue=None))
+        assert all(x.dtype.itemsize >= 4 for x in wide)
         np.testing.assert_allclose(np.asarray(updates["w"], np.float64), 1, rtol=1e-2)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_eager_state_can_be_donated(variant):
+    """No two arrays of it share a buffer."""
+    tx = scale_by_adashift(2, **VARIANTS[variant])
+    params = tree()
+    state = jax.jit(lambda g, s: tx.update(g, s)[1], donate_argnums=1)(params, tx.init(params))
+    assert state.count == 1
 
 
 def test_count_saturates_and_the_ring_still_turns():

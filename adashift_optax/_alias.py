@@ -1,0 +1,203 @@
+"""AdaShift with a learning rate, as users chain it: `adashift` and `adashiftw`."""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import optax
+from jax.typing import ArrayLike, DTypeLike
+
+from adashift_optax import _checks
+from adashift_optax._adashift import B1, B2, EPS, PHI, WINDOW, N, Phi, scale_by_adashift
+from adashift_optax._blocks import BlockAxes
+
+WEIGHT_DECAY = 1e-4  # optax.adamw's
+
+
+def adashift(
+    learning_rate: optax.ScalarOrSchedule,
+    n: int = N,
+    b1: ArrayLike = B1,
+    b2: ArrayLike = B2,
+    eps: ArrayLike = EPS,
+    *,
+    phi: Phi = PHI,
+    block_axes: BlockAxes = None,
+    window: str = WINDOW,
+    queue_dtype: DTypeLike | None = None,
+    clip_value: optax.ScalarOrSchedule | None = None,
+) -> optax.GradientTransformationExtraArgs:
+    r"""AdaShift: Adam whose second moment is n steps old, so that it knows nothing of the gradient
+    it scales.
+
+    In Adam :math:`v_t` contains :math:`g_t^2`, so a large gradient shrinks its own step. AdaShift
+    computes :math:`v_t` from gradients at least n steps old and the momentum from the n newer ones.
+    Per block B of parameters (by default a leaf: one kernel, one bias), with
+    :math:`g_t` the incoming updates, :math:`\phi` = ``phi``, :math:`eta_1` = ``b1``,
+    :math:`eta_2` = ``b2``, :math:`\epsilon` = ``eps``, :math:`lpha_t` = ``learning_rate``:
+
+    .. math::
+
+      m_t &= \sum_{i=0}^{n-1} eta_1^i g_{t-i} \Big/ \sum_{i=0}^{n-1} eta_1^i \
+      v_t[B] &= eta_2 v_{t-1}[B] + (1 - eta_2)\, \phi(g_{t-n}[B]^2), \qquad v_n = 0 \
+      \hat v_t &= v_t / (1 - eta_2^{t-n}) \
+      u_t &= -lpha_t\, m_t / (\sqrt{\hat v_t} + \epsilon) \quad (t > n), \qquad
+      u_t = 0 \quad (t \le n)
+
+    **The first n updates are exactly zero**: the window fills, and there is no :math:`v` yet. A
+    block (or element) whose squares were all 0 so far has no scale and gets a zero update too.
+
+    Coming from Adam, take about 10 times its learning rate for ``phi="max"``. For transformers
+    take ``phi="none"`` with a short delay and a clip, e.g. ``n=3, clip_value=1.0``, at Adam's
+    learning rate.
+
+    Gradients that are not finite make the update non-finite (use ``optax.apply_if_finite``), but
+    :math:`\hat v` ignores squares that are not finite (with ``window="hopping", phi="none"`` they
+    count as 0). Finite gradients give finite updates.
+
+    ``window="hopping"`` is a variant of ours, not the paper's: it keeps no gradients, so that its
+    state is as large as Adam's for any n. Two weighted means of the latest gradients are emptied
+    every n steps, n // 2 steps apart, and :math:`m_t` is the older one: it holds between n // 2 + 1
+    and n of the latest gradients instead of always n. :math:`v_t` is the same as above, except with
+    ``phi="none"``, where it takes in squares n // 2 or n - n // 2 at a time, when :math:`m_t` has
+    dropped them. So m and v still share no gradient. Take about twice the n of the sliding window.
+
+    Args:
+      learning_rate: :math:`lpha_t`, a float, a scalar array or a schedule of the step count.
+      n: the delay in steps and the length of the momentum window, a Python int >= 1.
+      b1: decay of the weights in the window, in [0, 1). A Python 0 needs no momentum and, unless
+        ``phi="none"``, no queue of gradients. Changing a traced ``b1`` during training reweights
+        only new gradients; the old weights fade as ``b1**k``.
+      b2: decay of the second moment, in [0, 1).
+      eps: added to the denominator, >= 0, in the units of a gradient.
+      phi: what the squared gradients of a block are reduced to: "max" (the paper's
+        recommendation), "mean", "none" (every element keeps its own v), or a callable from the
+        squared gradients of one block (float32 or wider, the reduced axes in order; for a whole
+        leaf its shape) to a nonnegative scalar. "factored": element-wise at the price of blocks;
+        leaves of rank >= 2 keep the means of :math:`g^2` over their last axis and over the one
+        before, R and C, and :math:`v_{ij} = R_i C_j / \mathrm{mean}(R)` (Adafactor's); leading
+        axes keep their own. Leaves of rank < 2 are kept whole.
+      block_axes: the axes of a leaf that form one block together. None: all. A tuple of ints:
+        these, for every leaf. A callable ``(path, leaf) -> tuple | None``, asked once at init. The
+        axes left out keep one v per index: for stacked layers [L, in, out], ``(1, 2)`` keeps one
+        per layer. Ignored by ``phi="none"`` and "factored", but for the scales of ``queue_dtype``.
+      window: "sliding", the paper's window of the latest n gradients, or "hopping".
+      queue_dtype: None: the queue holds gradients in float32 or wider. Else one of float32,
+        bfloat16, float16, float8_e5m2 and float8_e4m3fn: gradients are rounded on entering the
+        queue and the window. Where its exponents are fewer than the gradients', each block is
+        scaled by a power of 2 to fit: elements far below its largest round to 0. Updates are off
+        by up to 2^-8, 2^-11, 2^-3 and 2^-4 (for bfloat16 to float8_e4m3fn) of the terms of m, and
+        twice that for ``phi="none"``. Without effect where there is no queue.
+      clip_value: None, or c > 0, a float or a schedule of the number of earlier updates: every
+        element of :math:`m_t / (\sqrt{\hat v_t} + \epsilon)` is clipped to [-c, c] (complex ones to
+        magnitude c).
+
+    Returns:
+      An ``optax.GradientTransformationExtraArgs``. Updates have the dtypes of the gradients.
+
+    Raises:
+      ValueError, TypeError: an argument is out of its range or of the wrong kind, parameters are
+        integers or booleans, or the gradients do not have the leaves that init saw.
+
+    Examples:
+      >>> import jax, optax
+      >>> import jax.numpy as jnp
+      >>> from adashift_optax import adashift
+      >>> def f(x): return jnp.sum(x ** 2)
+      >>> tx = adashift(learning_rate=0.1, n=2)
+      >>> x = jnp.array([1., 2., 3.])
+      >>> state = tx.init(x)
+      >>> for _ in range(6):
+      ...     updates, state = tx.update(jax.grad(f)(x), state)
+      ...     x = optax.apply_updates(x, updates)
+      ...     print(f"{f(x):.2f}")
+      14.00
+      14.00
+      13.08
+      12.21
+      11.40
+      10.63
+
+    References:
+      Zhou et al., `AdaShift: Decorrelation and Convergence of Adaptive Learning Rate Methods
+      <https://arxiv.org/abs/1810.00143>`_, ICLR 2019, Algorithm 1 and section 4.
+      The factors: Shazeer & Stern, `Adafactor <https://arxiv.org/abs/1804.04235>`_, 2018.
+      The clip: Taniguchi et al., `ADOPT <https://arxiv.org/abs/2411.02853>`_, NeurIPS 2024.
+    """
+    return optax.chain(
+        scale_by_adashift(
+            n,
+            b1,
+            b2,
+            eps,
+            phi=phi,
+            block_axes=block_axes,
+            window=window,
+            queue_dtype=queue_dtype,
+            clip_value=clip_value,
+        ),
+        optax.scale_by_learning_rate(learning_rate),
+    )
+
+
+def adashiftw(
+    learning_rate: optax.ScalarOrSchedule,
+    n: int = N,
+    b1: ArrayLike = B1,
+    b2: ArrayLike = B2,
+    eps: ArrayLike = EPS,
+    *,
+    weight_decay: float | jax.Array = WEIGHT_DECAY,
+    mask: Any | Callable[[optax.Params], Any] | None = None,
+    phi: Phi = PHI,
+    block_axes: BlockAxes = None,
+    window: str = WINDOW,
+    queue_dtype: DTypeLike | None = None,
+    clip_value: optax.ScalarOrSchedule | None = None,
+) -> optax.GradientTransformationExtraArgs:
+    r"""AdaShift with decoupled weight decay, as ``optax.adamw`` is Adam's.
+
+    :math:`u_t = -lpha_t (m_t / (\sqrt{\hat v_t} + \epsilon) + \lambda 	heta_t)`. The decay acts
+    from the first step on, also while AdaShift's own update is still zero.
+
+    Args:
+      learning_rate: see :func:`adashift`, as for all arguments that are not listed here.
+      weight_decay: :math:`\lambda` >= 0, multiplied by the learning rate.
+      mask: a tree of bools like the parameters, or a callable from parameters to one: True where
+        decay applies. None: everywhere. Under ``optax.inject_hyperparams`` a callable mask must be
+        static as well: ``static_args=(*STATIC_ARGS, "mask")``.
+
+    Returns:
+      An ``optax.GradientTransformationExtraArgs`` whose ``update`` needs ``params``.
+
+    Raises:
+      ValueError, TypeError: as :func:`adashift`; a negative ``weight_decay``.
+
+    Examples:
+      >>> import jax.numpy as jnp
+      >>> from adashift_optax import adashiftw
+      >>> tx = adashiftw(0.1, weight_decay=0.5, mask={"w": True, "b": False})
+      >>> params = {"w": jnp.array([2.]), "b": jnp.array([2.])}
+      >>> updates, _ = tx.update(params, tx.init(params), params)
+      >>> print(updates["w"], updates["b"])
+      [-0.1] [-0.]
+    """
+    weight_decay = _checks.check_number(
+        "weight_decay", weight_decay, 0, math.inf, "Pass e.g. weight_decay=1e-4."
+    )
+    return optax.chain(
+        scale_by_adashift(
+            n,
+            b1,
+            b2,
+            eps,
+            phi=phi,
+            block_axes=block_axes,
+            window=window,
+            queue_dtype=queue_dtype,
+            clip_value=clip_value,
+        ),
+        optax.add_decayed_weights(weight_decay, mask),
+        optax.scale_by_learning_rate(learning_rate),
+    )

@@ -1,0 +1,105 @@
+"""Queues in fewer bits: how far the updates are off, and that nothing overflows or is left over."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from common import make_grads, run
+from reference import adashift as reference_adashift
+
+from adashift_optax import scale_by_adashift
+
+# Largest error of an update, relative to the terms summed, that rounding to nearest can cause:
+# half a unit in the last place of m, and for phi="none" of sqrt(v) too.
+ROUNDING = {
+    "float32": 2.0**-24,
+    "bfloat16": 2.0**-8,
+    "float16": 2.0**-11,
+    "float8_e4m3fn": 2.0**-4,
+    "float8_e5m2": 2.0**-3,
+}
+
+
+def relative_errors(dtype, phi, scale=1.0):
+    grads = [{"w": scale * g["w"]} for g in make_grads(60, {"w": (64, 32)}, np.float32)]
+    updates = run(scale_by_adashift(5, phi=phi, queue_dtype=dtype), grads)
+    want, scales = reference_adashift([g["w"] for g in grads], 5, 0.9, 0.999, 1e-10, phi)
+    for u, w, s in zip(updates[5:], want[5:], scales[5:], strict=True):
+        assert np.all(np.isfinite(u["w"]))
+        yield np.abs(u["w"] - w) / s
+
+
+@pytest.mark.parametrize("phi", ["max", "none"])
+@pytest.mark.parametrize("dtype", ROUNDING)
+def test_error_against_float64(dtype, phi):
+    errors = np.array(list(relative_errors(dtype, phi)))
+    bound = ROUNDING[dtype] * (1 if phi == "max" else 2)
+    assert np.quantile(errors, 0.99) < bound + 1e-6
+    if dtype != "float32":  # and it is this dtype that was used, not a wider one
+        assert np.max(errors) > ROUNDING[dtype] / 10
+
+
+@pytest.mark.parametrize("scale", [1e-12, 1e12])
+@pytest.mark.parametrize("dtype", ["float16", "float8_e4m3fn", "float8_e5m2"])
+def test_scaled_blocks_neither_overflow_nor_vanish(dtype, scale):
+    errors = np.array(list(relative_errors(dtype, "max", scale)))
+    assert np.quantile(errors, 0.99) < ROUNDING[dtype]
+
+
+@pytest.mark.parametrize("block_axes", [None, (1, 2)])
+def test_every_block_has_its_own_scale(block_axes):
+    """Layers whose gradients differ by 1e12 keep their precision if each is a block."""
+    grads = make_grads(20, {"w": (2, 8, 8)}, np.float32)
+    for g in grads:
+        g["w"][1] *= 1e-12
+    tx = scale_by_adashift(3, block_axes=block_axes, queue_dtype="float8_e5m2")
+    u = run(tx, grads)[-1]["w"]
+    assert np.all(u[0] != 0)
+    assert np.any(u[1] != 0) == (block_axes is not None)
+
+
+@pytest.mark.parametrize("dtype", [None, *ROUNDING])
+def test_what_enters_the_window_is_what_leaves_it(dtype):
+    """After n zero gradients m is 0, but for the rounding of its own recurrence."""
+    grads = make_grads(30, {"w": (16, 16)}, np.float32)
+    grads += [{"w": np.zeros((16, 16), np.float32)}] * 10
+    tx = scale_by_adashift(10, queue_dtype=dtype)
+    state = tx.init(grads[0])
+    update = jax.jit(tx.update)
+    for g in grads:
+        _, state = update(g, state)
+    assert np.max(np.abs(state.mu["w"])) < 1e-6
+
+
+@pytest.mark.parametrize("dtype", ROUNDING)
+def test_a_block_that_is_not_finite(dtype):
+    """The bad element shows it, and others of its block stay finite."""
+    tx = scale_by_adashift(2, queue_dtype=dtype)
+    grads = [{"w": np.ones(4, np.float32)} for _ in range(12)]
+    grads[5]["w"][0] = np.nan
+    grads[8]["w"][1] = 3e38
+    updates = np.array([u["w"] for u in run(tx, grads)])
+    assert np.all(np.isnan(updates[5:, 0]))
+    assert np.all(np.isfinite(updates[:, 1:]))
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float8_e5m2"])
+def test_float64_gradients_in_a_narrow_queue(dtype, x64):
+    grads = [{"w": np.full(3, 1e200 * (1 + i % 2))} for i in range(12)]
+    updates = run(scale_by_adashift(2, 0.5, queue_dtype=dtype), grads)
+    assert np.all(np.isfinite([u["w"] for u in updates]))
+    want, _ = reference_adashift([g["w"] * 1e-200 for g in grads], 2, 0.5, 0.999, 1e-10, "max")
+    assert updates[-1]["w"][0] == 0  # its square overflows even there, so it has no scale
+    updates = run(
+        scale_by_adashift(2, 0.5, queue_dtype=dtype), [{"w": g["w"] * 1e-100} for g in grads]
+    )
+    np.testing.assert_allclose(updates[-1]["w"], want[-1], rtol=ROUNDING[dtype])
+
+
+def test_held_as_bits():
+    """XLA on CPU would widen a whole bfloat16 ring in order to write one slot of it."""
+    params = {"w": jnp.ones((4, 4))}
+    for dtype, held in [("float32", "float32"), ("bfloat16", "uint16"), ("float8_e5m2", "uint8")]:
+        state = scale_by_adashift(3, queue_dtype=dtype).init(params)
+        assert state.queue["w"].dtype == held
+        assert (state.queue_scale is not None) == dtype.startswith("float8")
