@@ -31,11 +31,12 @@ def check_n(n: Any) -> int:
         raise TypeError(f"n must be a positive int (steps of delay); got {n!r}. Pass e.g. n=10.")
     if n < 1:
         raise ValueError(f"n must be at least 1 (steps of delay); got {n}. Pass e.g. n=10.")
+    n = int(n)
     if n > 46340:
         raise ValueError(
             f"n must be at most 46340, so that n (n + 1) is an int32; got {n}. Pass e.g. n=10."
         )
-    return int(n)
+    return n
 
 
 def check_number(name: str, value: Any, low: float, high: float, remedy: str) -> Any:
