@@ -12,6 +12,7 @@ from jax.typing import ArrayLike, DTypeLike
 
 from adashift_optax import _checks, _queue
 from adashift_optax._blocks import BlockAxes, Blocks, accumulator_dtype, squared, widest
+from adashift_optax._boxes import map_leaves
 from adashift_optax._gradients import GradientQueue
 from adashift_optax._second import count_in_hops, decayed, hopped
 from adashift_optax._window import Hopping, Sliding, one_minus_powers
@@ -98,13 +99,13 @@ def scale_by_adashift(
         _checks.check_params(params, dtype)
         mu = queue = queue_scale = nu_queue = None
         if first:
-            zeros = jax.tree.map(lambda p: jnp.zeros_like(p, accumulator_dtype(p)), params)
+            zeros = map_leaves(lambda p: jnp.zeros_like(p, accumulator_dtype(p)), params)
             mu = zeros if first.num_parts == 1 else (zeros, jax.tree.map(jnp.copy, zeros))
         if gradients:
             queue, queue_scale = gradients.init(params)
         nu = blocks.init(params)
         if not blocks.elementwise:
-            nu_queue = jax.tree.map(lambda v: _queue.empty(v, n, v.dtype), nu)
+            nu_queue = map_leaves(lambda v: _queue.empty(v, n, v.dtype), nu)
         elif hop:
             nu_queue = tuple(jax.tree.map(jnp.copy, nu) for _ in range(2))
         # Two buffers, for a donated one cannot be given twice.

@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 
 from adashift_optax import _checks
+from adashift_optax._boxes import map_leaves
 
 # Of 300 leaves, one vector would make XLA compile 300 kernels that differ in the index they read.
 GROUP = 8
@@ -85,7 +86,7 @@ class Blocks:
             dtype = widest(accumulator_dtype(p, real=True) for p in leaves)
             return tuple(jnp.zeros([len(group)], dtype) for group in _groups(leaves))
         cells = [
-            jax.tree_util.tree_map_with_path(lambda path, p, k=k: self._cell(path, p, k), params)
+            map_leaves(lambda path, p, k=k: self._cell(path, p, k), params, with_path=True)
             for k in range(1 + self.factored)
         ]
         return tuple(cells) if self.factored else cells[0]

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 
 from adashift_optax import _queue
 from adashift_optax._blocks import Blocks, accumulator_dtype
+from adashift_optax._boxes import map_leaves
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,13 +26,13 @@ class GradientQueue:
     def init(self, params: Any) -> tuple[Any, Any]:
         """Empty rings for `params` and, where the dtype needs them, rings of scales."""
         dtypes = [accumulator_dtype(p) for p in jax.tree.leaves(params)]
-        rings = jax.tree.map(
+        rings = map_leaves(
             lambda p: _queue.empty(p, self.n, self._held(accumulator_dtype(p))), params
         )
         if not any(self._needs_scale(dtype) for dtype in dtypes):
             return rings, None
         cells = self.peaks.init(params)
-        return rings, jax.tree.map(lambda c: _queue.empty(c, self.n, c.dtype), cells)
+        return rings, map_leaves(lambda c: _queue.empty(c, self.n, c.dtype), cells)
 
     def push(
         self, rings: Any, scale_rings: Any, g: list[jax.Array], clock: jax.Array

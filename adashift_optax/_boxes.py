@@ -1,0 +1,55 @@
+"""Parameters in Flax's boxes: what a leaf of the state inherits from the parameter it belongs to.
+
+``nnx.Variable`` and linen's ``Partitioned`` carry the name of a mesh axis per array axis. A state
+leaf of another shape needs other names: inherited unchanged, they would shard the slots of a queue,
+or an axis that phi has reduced to size 1. Both kinds are known by their methods, not by importing
+Flax.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+# Metadata of nnx.Variable that name the axes; the second overrides the first in nnx.Optimizer.
+_NAMES = ("out_sharding", "optimizer_sharding", "sharding_names", "sharding")
+
+
+def is_box(x: Any) -> bool:
+    """Whether `x` is an ``nnx.Variable`` or a box of linen (``flax.core.meta.AxisMetadata``)."""
+    return hasattr(x, "get_metadata") or hasattr(x, "replace_boxed")
+
+
+def map_leaves(make: Callable[..., jax.Array], tree: Any, with_path: bool = False) -> Any:
+    """`make`(leaf), or `make`(path, leaf), for every array of `tree`, in a box of the same kind."""
+
+    def visit(path: Any, x: Any) -> Any:
+        if not is_box(x):
+            return make(path, x) if with_path else make(x)
+        old = x.get_value() if hasattr(x, "get_metadata") else x.unbox()
+        new = make(path, old) if with_path else make(old)
+        if hasattr(x, "get_metadata"):
+            names = {
+                key: _rename(value, old, new)
+                for key, value in x.get_metadata().items()
+                if key in _NAMES and value is not None
+            }
+            return x.replace(new, **names)
+        if hasattr(x, "names"):
+            x = dataclasses.replace(x, names=_rename(x.names, old, new))
+        return x.replace_boxed(new)
+
+    return jax.tree_util.tree_map_with_path(visit, tree, is_leaf=is_box)
+
+
+def _rename(names: Any, old: Any, new: jax.Array) -> tuple[Any, ...]:
+    """The axis names of `new`: none for leading axes that `old` lacks, nor for reduced ones."""
+    shape = jnp.shape(old)
+    lead = new.ndim - len(shape)
+    kept = (
+        name if size == now else None
+        for name, size, now in zip(names, shape, new.shape[lead:], strict=False)
+    )
+    return (*(None,) * lead, *kept)

@@ -1,0 +1,62 @@
+"""Where the state of an optimizer belongs on a mesh."""
+
+from typing import Any
+
+import jax
+import optax
+from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
+
+
+def opt_state_shardings(tx: optax.GradientTransformation, params: optax.Params) -> Any:
+    """Shardings for ``tx.init(params)``: each array of the state like the parameter it came from.
+
+    The queue's slot axis and axes that phi has reduced are not sharded, nor are counters. It works
+    for any Optax chain or wrapper: ``tx.init`` is traced on a copy of the mesh whose axes are
+    explicit, and sharding propagates through it as a part of the types.
+
+    Args:
+      tx: any Optax transformation.
+      params: a tree of arrays or ``jax.ShapeDtypeStruct`` with ``NamedSharding`` on one mesh, of
+        any axis types. Leaves with another or no sharding are taken as replicated on it.
+
+    Returns:
+      A tree like ``tx.init(params)`` with a ``NamedSharding`` on that mesh in place of each array:
+      for the ``out_shardings`` of a jitted init, ``jax.device_put``, or an Orbax restore.
+
+    Raises:
+      ValueError: no leaf is on a mesh, or leaves are on different ones.
+
+    Examples:
+      >>> import jax, optax
+      >>> from jax.sharding import NamedSharding, PartitionSpec as P
+      >>> from adashift_optax import adashift
+      >>> from adashift_optax.sharding import opt_state_shardings
+      >>> place = NamedSharding(jax.make_mesh((1, 1), ("x", "y")), P("x", "y"))
+      >>> kernel = jax.ShapeDtypeStruct((8, 4), "float32", sharding=place)
+      >>> shardings = opt_state_shardings(adashift(1e-2), {"kernel": kernel})
+      >>> shardings[0].queue["kernel"].spec
+      P(None, 'x', 'y')
+    """
+    shardings = [getattr(leaf, "sharding", None) for leaf in jax.tree.leaves(params)]
+    meshes = {s.mesh for s in shardings if isinstance(s, NamedSharding)}
+    if len(meshes) != 1:
+        raise ValueError(
+            f"params must be on one mesh; got {len(meshes)} meshes. Give every sharded parameter a "
+            "NamedSharding on the same jax.sharding.Mesh."
+        )
+    (mesh,) = meshes
+    types = (AxisType.Explicit,) * len(mesh.axis_names)
+    explicit = AbstractMesh(mesh.axis_sizes, mesh.axis_names, axis_types=types)
+
+    def abstract(leaf: Any) -> jax.ShapeDtypeStruct:
+        sharding = getattr(leaf, "sharding", None)
+        spec = sharding.spec if isinstance(sharding, NamedSharding) else PartitionSpec()
+        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=NamedSharding(explicit, spec))
+
+    with jax.sharding.use_abstract_mesh(explicit):
+        state = jax.eval_shape(tx.init, jax.tree.map(abstract, params))
+    return jax.tree.map(lambda leaf: _on(mesh, leaf.sharding), state)
+
+
+def _on(mesh: Mesh | AbstractMesh, sharding: Any) -> NamedSharding:
+    return NamedSharding(mesh, sharding.spec if sharding is not None else PartitionSpec())

@@ -1,0 +1,210 @@
+"""The state on a mesh: in its place from init on, and the same numbers as without a mesh."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from flax import linen, nnx
+from jax.sharding import AxisType, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from adashift_optax import STATIC_ARGS, adashift, scale_by_adashift
+from adashift_optax.sharding import opt_state_shardings
+
+SHAPES = {"w": (16, 8), "b": (8,), "stack": (4, 8, 16)}
+SPECS = {"w": P("x", "y"), "b": P("y"), "stack": P(None, "y", "x")}
+VARIANTS = {
+    "max": {},
+    "none": {"phi": "none"},
+    "factored": {"phi": "factored"},
+    "axes": {"block_axes": lambda path, leaf: (1, 2) if leaf.ndim == 3 else (leaf.ndim - 1,)},
+    "b1_0": {"b1": 0},
+    "hopping": {"window": "hopping"},
+    "hopping_none": {"window": "hopping", "phi": "none"},
+    "bfloat16": {"queue_dtype": "bfloat16"},
+    "float8": {"queue_dtype": "float8_e5m2"},
+}
+N = 3  # n + 1 slots equal the 4 devices of an axis: where slots would be sharded unnoticed
+
+
+def make_mesh(types, shape=(4, 2)):
+    return jax.make_mesh(shape, ("x", "y"), axis_types=(types,) * 2)
+
+
+def make_params(mesh, seed=0):
+    rng = np.random.default_rng(seed)
+    arrays = {k: rng.standard_normal(s).astype(np.float32) for k, s in SHAPES.items()}
+    if mesh is None:
+        return jax.tree.map(jnp.asarray, arrays)
+    return {k: jax.device_put(x, NamedSharding(mesh, SPECS[k])) for k, x in arrays.items()}
+
+
+def norm(spec):
+    """A spec without its trailing Nones."""
+    entries = list(spec)
+    while entries and entries[-1] is None:
+        entries.pop()
+    return tuple(entries)
+
+
+def assert_in_place(state, params):
+    """Arrays as large as a parameter (or a ring of it) are sharded like it, slots unsharded."""
+    by_shape = {p.shape: p.sharding.spec for p in jax.tree.leaves(params)}
+    seen = 0
+    for x in jax.tree.leaves(state):
+        for lead in (0, 1):
+            if x.shape[lead:] in by_shape and (lead == 0 or x.shape[0] == N + 1):
+                spec = by_shape[x.shape[lead:]]
+                assert norm(x.sharding.spec) == norm((None,) * lead + tuple(spec)), x.shape
+                devices = np.prod([{"x": 4, "y": 2}[a] for a in spec if a])
+                assert {s.data.size for s in x.addressable_shards} == {x.size // devices}
+                seen += 1
+    return seen
+
+
+@pytest.mark.parametrize("how", ["eager", "jit"])
+@pytest.mark.parametrize("types", [AxisType.Auto, AxisType.Explicit])
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_twenty_steps_equal_the_unsharded_run(variant, types, how):
+    tx = adashift(1e-2, n=N, **VARIANTS[variant])
+    mesh = make_mesh(types)
+    alone = make_params(None)
+    alone_state, alone_update, wanted = tx.init(alone), jax.jit(tx.update), []
+    for step in range(20):
+        want, alone_state = alone_update(make_params(None, step), alone_state)
+        wanted.append(want)
+    with jax.set_mesh(mesh):
+        params = make_params(mesh)
+        if how == "eager":
+            state = tx.init(params)
+        else:
+            state = jax.jit(tx.init, out_shardings=opt_state_shardings(tx, params))(params)
+        first = jax.tree.map(jax.typeof, state)
+        assert assert_in_place(state, params) > 0 or variant == "b1_0"
+        update = jax.jit(tx.update, donate_argnums=1)
+        for step, want in enumerate(wanted):
+            u, state = update(make_params(mesh, step), state)
+            for name in SHAPES:
+                np.testing.assert_allclose(u[name], want[name], rtol=1e-5, atol=1e-9)
+        assert jax.tree.map(jax.typeof, state) == first
+        assert_in_place(state, params)
+        assert update._cache_size() <= 2  # once more for the uncommitted counters of an eager init
+
+
+WRAPPERS = {
+    "chain": lambda tx: optax.chain(optax.clip_by_global_norm(1.0), tx, optax.scale(0.5)),
+    "masked": lambda tx: optax.masked(tx, {"w": True, "b": False, "stack": True}),
+    "partition": lambda tx: optax.partition(
+        {"ours": tx, "adam": optax.adam(1e-3)}, {"w": "ours", "b": "adam", "stack": "ours"}
+    ),
+    "MultiSteps": lambda tx: optax.MultiSteps(tx, 2),
+    "apply_if_finite": lambda tx: optax.apply_if_finite(tx, 3),
+    "inject": lambda tx: optax.inject_hyperparams(adashift, static_args=STATIC_ARGS)(0.1, n=N),
+}
+
+
+@pytest.mark.parametrize("abstract", [False, True])
+@pytest.mark.parametrize("types", [AxisType.Auto, AxisType.Explicit])
+@pytest.mark.parametrize("wrapper", WRAPPERS)
+def test_opt_state_shardings_of_any_wrapper(wrapper, types, abstract):
+    tx = WRAPPERS[wrapper](adashift(1e-2, n=N))
+    mesh = make_mesh(types)
+    with jax.set_mesh(mesh):
+        params = make_params(mesh)
+        like = params
+        if abstract:
+            like = jax.tree.map(
+                lambda p: jax.ShapeDtypeStruct(p.shape, p.dtype, sharding=p.sharding), params
+            )
+        shardings = opt_state_shardings(tx, like)
+        state = jax.jit(tx.init, out_shardings=shardings)(params)
+        assert jax.tree.structure(shardings) == jax.tree.structure(state)
+        assert assert_in_place(state, params) >= 4
+        assert all(s.mesh == mesh for s in jax.tree.leaves(shardings))
+
+
+def test_parameters_off_any_mesh():
+    with pytest.raises(ValueError, match=r"params must be on one mesh; got 0 .*NamedSharding"):
+        opt_state_shardings(adashift(1e-2), {"w": jnp.ones(2)})
+
+
+@pytest.mark.parametrize("shape", [(4, 2), (2, 4), (8, 1)])
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_nnx_optimizer_as_it_is(variant, shape):
+    """Construction, update, partition spec and nnx.jit; equal to the run without a mesh."""
+
+    class Model(nnx.Module):
+        def __init__(self, axes, rngs):
+            def init(initializer, names):
+                return nnx.with_partitioning(initializer, names) if axes else initializer
+
+            self.linear = nnx.Linear(
+                16,
+                8,
+                kernel_init=init(nnx.initializers.lecun_normal(), ("x", "y")),
+                bias_init=init(nnx.initializers.ones_init(), ("y",)),
+                rngs=rngs,
+            )
+
+    kwargs = dict(VARIANTS[variant])
+    if variant == "axes":
+        kwargs["block_axes"] = (-1,)
+
+    def train(axes):
+        model = Model(axes, nnx.Rngs(0))
+        optimizer = nnx.Optimizer(model, adashift(1e-2, n=N, **kwargs), wrt=nnx.Param)
+        first = jax.tree.map(jax.typeof, nnx.as_pure(optimizer.opt_state))
+        x = jnp.ones((4, 16))
+
+        @nnx.jit
+        def step(model, optimizer):
+            def loss(model):
+                linear = model.linear
+                return jnp.sum(linear.kernel[...] ** 2) + jnp.sum((linear.bias[...] - 2) ** 2)
+
+            grads = nnx.grad(loss)(model)
+            optimizer.update(model, grads)
+
+        for _ in range(12):
+            step(model, optimizer)
+        assert jax.tree.map(jax.typeof, nnx.as_pure(optimizer.opt_state)) == first
+        return model, optimizer, x
+
+    with jax.numpy_dtype_promotion("standard"):
+        alone, _, _ = train(axes=False)
+        with jax.set_mesh(jax.make_mesh(shape, ("x", "y"))):
+            model, optimizer, _ = train(axes=True)
+            for name in ("kernel", "bias"):
+                mine, other = (getattr(m.linear, name)[...] for m in (model, alone))
+                np.testing.assert_allclose(mine, np.asarray(other), rtol=1e-5, atol=1e-7)
+            spec = nnx.as_pure(nnx.get_partition_spec(nnx.state(optimizer.opt_state)))
+            inner = spec[0]
+            if "queue" in inner:
+                assert norm(inner["queue"]["linear"]["kernel"]) == (None, "x", "y")
+            if "mu" in inner:
+                mu = inner["mu"][0] if 0 in inner["mu"] else inner["mu"]
+                assert norm(mu["linear"]["kernel"]) == ("x", "y")
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_linen_partitioned_boxes(variant):
+    """A box of the state names the axes of its own array."""
+    names = {"w": ("x", "y"), "b": ("y",), "stack": (None, "y", "x")}
+    values = make_params(None)
+    params = {k: linen.Partitioned(v, names[k]) for k, v in values.items()}
+    tx = scale_by_adashift(N, **VARIANTS[variant])
+    state = tx.init(params)
+    for leaf in jax.tree.leaves(state, is_leaf=lambda x: isinstance(x, linen.Partitioned)):
+        if isinstance(leaf, linen.Partitioned):
+            assert len(leaf.names) == leaf.value.ndim
+            for size, name in zip(leaf.value.shape, leaf.names, strict=True):
+                assert name is None or size in (8, 16)
+    if state.queue is not None:
+        assert linen.get_partition_spec(state).queue["w"] == P(None, "x", "y")
+    plain_state = tx.init(values)
+    for _ in range(6):
+        u, state = tx.update(params, state)
+        plain, plain_state = tx.update(values, plain_state)
+    assert isinstance(u["w"], linen.Partitioned)
+    np.testing.assert_array_equal(u["w"].value, plain["w"])
