@@ -131,7 +131,7 @@ class Blocks:
         """Applies phi over `axes` (None: all of them)."""
         phi = self.phi
         if phi == "max":
-            return jnp.max(g2, axes, initial=0)
+            return jnp.max(g2, axes) if g2.size else jnp.sum(g2, axes)
         if phi == "mean":
             return _mean(g2, axes)
         assert not isinstance(phi, str)  # for the type checker: names are checked beforehand
@@ -149,22 +149,21 @@ class Blocks:
         """One array for each of `num` leaves that broadcasts against it (not if factored)."""
         if not self.pooled:
             return list(cells)
-        return [cells[i // GROUP][i % GROUP] for i in range(num)]
+        take = jax.lax.index_in_dim
+        return [take(cells[i // GROUP], i % GROUP, keepdims=False) for i in range(num)]
 
-    def scales(
-        self, v: Sequence[jax.Array], correction: Any, eps: Any, num: int
-    ) -> list[jax.Array]:
-        """1 / (sqrt(vhat) + eps) for each of `num` leaves, 0 where v is 0."""
+    def scales(self, v: Sequence[jax.Array], to_vhat: Any, eps: Any, num: int) -> list[jax.Array]:
+        """1 / (sqrt(v * to_vhat(v)) + eps) for each of `num` leaves, 0 where v is 0."""
         if not self.factored:
-            return self.spread([_inverse(jnp.sqrt(c / correction(c)), eps) for c in v], num)
+            return self.spread([_inverse(jnp.sqrt(c * to_vhat(c)), eps) for c in v], num)
         scales = []
         for rows, columns in zip(v[:num], v[num:], strict=True):
             if rows.ndim < 2:
-                root = jnp.sqrt(rows / correction(rows))
+                root = jnp.sqrt(rows * to_vhat(rows))
             else:
                 # Adafactor's rows x columns / mean(rows); the ratio first, lest products underflow.
                 mean = _mean(rows, -2)[..., None, :]
                 share = jnp.where(mean > 0, rows / jnp.where(mean > 0, mean, 1), 0)
-                root = jnp.sqrt(share) * jnp.sqrt(columns / correction(columns))
+                root = jnp.sqrt(share) * jnp.sqrt(columns * to_vhat(columns))
             scales.append(_inverse(root, eps))
         return scales

@@ -35,7 +35,7 @@ class GradientQueue:
         return rings, map_leaves(lambda c: _queue.empty(c, self.n, c.dtype), cells)
 
     def push(
-        self, rings: Any, scale_rings: Any, g: list[jax.Array], clock: jax.Array
+        self, rings: Any, scale_rings: Any, g: list[jax.Array], slot: jax.Array
     ) -> tuple[Any, Any, list[jax.Array], list[jax.Array]]:
         """Pushes `g`; returns the rings, `g` as it was rounded on entering, and g_{t-n}.
 
@@ -47,7 +47,7 @@ class GradientQueue:
             like = [ring[0] for ring in jax.tree.leaves(scale_rings)]
             cells = self.peaks.reduce(g, like, of=jnp.abs)
             cells = [self._scale(peak) for peak in cells]
-            scale_rings, old_cells = _queue.push_all(scale_rings, cells, clock, self.n)
+            scale_rings, old_cells = _queue.push_all(scale_rings, cells, slot, self.n)
             scales, old_scales = (
                 [c.astype(x.dtype) for c, x in zip(self.peaks.spread(s, len(g)), g, strict=True)]
                 for s in (cells, old_cells)
@@ -55,7 +55,7 @@ class GradientQueue:
             # A product, which XLA does not store for its two readers as it does a quotient.
             g = [x * (1 / scale) for x, scale in zip(g, scales, strict=True)]
         g = [self._round(x) for x in g]
-        rings, old = _queue.push_all(rings, [self._encode(x) for x in g], clock, self.n)
+        rings, old = _queue.push_all(rings, [self._encode(x) for x in g], slot, self.n)
         g_old = [self._decode(bits, x.dtype) for bits, x in zip(old, g, strict=True)]
         if scaled:
             g = [x * scale for x, scale in zip(g, scales, strict=True)]

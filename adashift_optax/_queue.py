@@ -26,33 +26,32 @@ def empty(like: jax.Array, n: int, dtype: jnp.dtype) -> jax.Array:
     return jnp.broadcast_to(jnp.zeros_like(like, dtype), (num_slots(n), *jnp.shape(like)))
 
 
-def tick(clock: jax.Array, n: int) -> jax.Array:
-    """The clock one step on, modulo n (n + 1): it tells both t mod n and the slot to write."""
-    return jnp.where(clock == n * num_slots(n) - 1, 0, clock + 1)
-
-
 def push_all(
-    rings: Any, values: Sequence[jax.Array], clock: jax.Array, n: int
+    rings: Any, values: Sequence[jax.Array], slot: jax.Array, n: int
 ) -> tuple[Any, list[jax.Array]]:
-    """Writes one value over the oldest entry of each ring of a tree.
+    """Writes one value over the oldest entry of each ring of a tree, at `slot`.
 
-    Returns the rings and what was pushed n steps ago (zeros before). `clock` counts the pushes,
-    modulo a multiple of the number of slots.
+    Returns the rings and what was pushed n steps ago (zeros before).
     """
     leaves, treedef = jax.tree.flatten(rings)
-    write, read = (jax.lax.rem(clock + i, jnp.int32(num_slots(n))) for i in (0, 1))
-    pushed = [_push(ring, x, write, read) for ring, x in zip(leaves, values, strict=True)]
+    oldest = next_of(slot, num_slots(n))
+    pushed = [_push(ring, x, slot, oldest) for ring, x in zip(leaves, values, strict=True)]
     return treedef.unflatten([ring for ring, _ in pushed]), [old for _, old in pushed]
 
 
+def next_of(clock: jax.Array, period: int) -> jax.Array:
+    """The clock one step on, modulo `period`."""
+    return jnp.where(clock == period - 1, 0, clock + 1)
+
+
 def _push(
-    ring: jax.Array, value: jax.Array, write: jax.Array, read: jax.Array
+    ring: jax.Array, value: jax.Array, slot: jax.Array, oldest: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
     if ring.shape[0] == 1:
         return value[None], ring[0]
-    ring = jax.lax.dynamic_update_index_in_dim(ring, value, write, 0, allow_negative_indices=False)
+    ring = jax.lax.dynamic_update_index_in_dim(ring, value, slot, 0, allow_negative_indices=False)
     return ring, jax.lax.dynamic_index_in_dim(
-        ring, read, 0, keepdims=False, allow_negative_indices=False
+        ring, oldest, 0, keepdims=False, allow_negative_indices=False
     )
 
 

@@ -1,0 +1,89 @@
+"""``make bench``, or ``python -m benchmarks.run``: see ``--help``."""
+
+import argparse
+import sys
+import time
+from pathlib import Path
+
+import jax
+
+from benchmarks import cases, peers, plots, report, timing, transformer
+from benchmarks.measure import measure
+
+RESULTS = Path(__file__).parent / "results"
+
+
+def main() -> int:
+    """Measure all cases; write the results after each."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.run", description=__doc__)
+    add = parser.add_argument
+    add("--quick", action="store_true", help="a glance: few rounds, no lines for the plots")
+    add("--only", default="", metavar="TEXT", help="only cases with this in their name or group")
+    add(
+        "--device-timing",
+        choices=("auto", "on", "off"),
+        default="auto",
+        help="time many enqueued steps instead of single calls (auto: on a GPU or TPU)",
+    )
+    add("--output", type=Path, help="folder for a folder per machine (default: benchmarks/results)")
+    args = parser.parse_args()
+
+    on = {"auto": jax.default_backend() != "cpu", "on": True, "off": False}[args.device_timing]
+    rounds, seconds = (5, 0) if args.quick else (20, 2)
+    settings = timing.Settings(rounds, seconds, (20, 120) if on else (1,))
+    todo = [case for case in every_case(args.quick) if args.only in f"{case.group}: {case.name}"]
+    part = args.quick or args.only
+    folder = (args.output or Path("runs/benchmarks" if part else RESULTS)) / report.slug()
+    folder.mkdir(parents=True, exist_ok=True)
+
+    heading = describe(settings)
+    print(heading)
+    rows: list[report.Row] = []
+    start = time.perf_counter()
+    for number, case in enumerate(todo, start=1):
+        row = measure(case, settings)
+        rows.append(row)
+        report.save_csv(rows, folder / "results.csv")
+        report.save_tables(
+            [row for row in rows if row.group != cases.SWEEP], heading, folder / "table.md"
+        )
+        elapsed = time.perf_counter() - start
+        print(f"{number}/{len(todo)}, {elapsed:.0f} s: {row.name}: {row.ratio:.3f} {row.verdict}")
+    if not args.only:
+        plots.save_all(rows, report.machine(), folder)
+    print(f"wrote {folder} in {time.perf_counter() - start:.0f} s")
+    return 0
+
+
+def every_case(quick: bool) -> list[cases.Case]:
+    """All rows, in the order of the tables; the lines of the plots last."""
+    return [
+        *cases.steps(),
+        *cases.programs(),
+        *cases.wrappers(),
+        *transformer.many_leaves(),
+        *peers.cases(),
+        *transformer.end_to_end(),
+        *([] if quick else cases.sweeps()),
+    ]
+
+
+def describe(settings: timing.Settings) -> str:
+    """The machine, the versions, how it was timed."""
+    runs = [timing.copy(), timing.copy(donate=False)]
+    fresh = timing.ratio(timing.interleave(runs, settings), 1, 0)
+    how = (
+        "device time, from two numbers of enqueued steps"
+        if len(settings.lengths) == 2
+        else "one call at a time"
+    )
+    return (
+        f"{report.machine()}. {report.versions()}.\n\n"
+        f"Timed: {how}. Ratios are medians over rounds in which base and case alternate. "
+        '"Of bandwidth" is against a copy in place; a copy into newly allocated memory takes '
+        f"{fresh.median:.1f} times as long. benchmarks/README.md explains the columns."
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())
