@@ -46,12 +46,20 @@ def train_step(tx: optax.GradientTransformation) -> Callable[..., Any]:
 
 
 def train_loop(tx: optax.GradientTransformation) -> Callable[..., Any]:
-    """Steps in a lax.scan, each with other gradients, so that nothing can be moved out of it."""
+    """Steps in a lax.scan, each with other gradients, so that nothing can be moved out of it.
+
+    Those of matrices come from a product of 16 columns and 16 rows, as in training from that of
+    activations and errors: a gradient that is only scaled would never be stored, and Adam's
+    kernels would each make it anew.
+    """
     step = train_step(tx)
 
     def loop(carry: Any, grads: Any, factors: jax.Array) -> Any:
         def body(carry: Any, factor: jax.Array) -> Any:
-            return step(carry, jax.tree.map(lambda g: factor * g, grads)), None
+            def gradient(g: jax.Array) -> jax.Array:
+                return factor * g if g.ndim < 2 else (factor * g[:, :16]) @ g[:16]
+
+            return step(carry, jax.tree.map(gradient, grads)), None
 
         return jax.lax.scan(body, carry, factors)[0]
 
