@@ -34,15 +34,15 @@ def adashift(
     In Adam :math:`v_t` contains :math:`g_t^2`, so a large gradient shrinks its own step. AdaShift
     computes :math:`v_t` from gradients at least n steps old and the momentum from the n newer ones.
     Per block B of parameters (by default a leaf: one kernel, one bias), with
-    :math:`g_t` the incoming updates, :math:`\phi` = ``phi``, :math:`eta_1` = ``b1``,
-    :math:`eta_2` = ``b2``, :math:`\epsilon` = ``eps``, :math:`lpha_t` = ``learning_rate``:
+    :math:`g_t` the incoming updates, :math:`\phi` = ``phi``, :math:`\beta_1` = ``b1``,
+    :math:`\beta_2` = ``b2``, :math:`\epsilon` = ``eps``, :math:`\alpha_t` = ``learning_rate``:
 
     .. math::
 
-      m_t &= \sum_{i=0}^{n-1} eta_1^i g_{t-i} \Big/ \sum_{i=0}^{n-1} eta_1^i \
-      v_t[B] &= eta_2 v_{t-1}[B] + (1 - eta_2)\, \phi(g_{t-n}[B]^2), \qquad v_n = 0 \
-      \hat v_t &= v_t / (1 - eta_2^{t-n}) \
-      u_t &= -lpha_t\, m_t / (\sqrt{\hat v_t} + \epsilon) \quad (t > n), \qquad
+      m_t &= \sum_{i=0}^{n-1} \beta_1^i g_{t-i} \Big/ \sum_{i=0}^{n-1} \beta_1^i \\
+      v_t[B] &= \beta_2 v_{t-1}[B] + (1 - \beta_2)\, \phi(g_{t-n}[B]^2), \qquad v_n = 0 \\
+      \hat v_t &= v_t / (1 - \beta_2^{t-n}) \\
+      u_t &= -\alpha_t\, m_t / (\sqrt{\hat v_t} + \epsilon) \quad (t > n), \qquad
       u_t = 0 \quad (t \le n)
 
     **The first n updates are exactly zero**: the window fills, and there is no :math:`v` yet. A
@@ -64,7 +64,7 @@ def adashift(
     dropped them. So m and v still share no gradient. Take about twice the n of the sliding window.
 
     Args:
-      learning_rate: :math:`lpha_t`, a float, a scalar array or a schedule of the step count.
+      learning_rate: :math:`\alpha_t`, a float, a scalar array or a schedule of the step count.
       n: the delay in steps and the length of the momentum window, a Python int >= 1.
       b1: decay of the weights in the window, in [0, 1). A Python 0 needs no momentum and, unless
         ``phi="none"``, no queue of gradients. Changing a traced ``b1`` during training reweights
@@ -158,7 +158,7 @@ def adashiftw(
 ) -> optax.GradientTransformationExtraArgs:
     r"""AdaShift with decoupled weight decay, as ``optax.adamw`` is Adam's.
 
-    :math:`u_t = -lpha_t (m_t / (\sqrt{\hat v_t} + \epsilon) + \lambda 	heta_t)`. The decay acts
+    :math:`u_t = -\alpha_t (m_t / (\sqrt{\hat v_t} + \epsilon) + \lambda \theta_t)`. The decay acts
     from the first step on, also while AdaShift's own update is still zero.
 
     Args:

@@ -160,7 +160,32 @@ def programs() -> list[Case]:
     return [
         in_scan("in lax.scan", adashift("max"), reach=1.25, stretch=1.1),
         not_donated("hopping, not donated", adashift("max, hopping"), reach=1.2, stretch=1.0),
+        beside_adam(PROGRAMS, "max, healed by lax.cond", healed),
     ]
+
+
+def healed() -> optax.GradientTransformation:
+    """A sliding window that makes m anew from its queue when m is not finite, by `lax.cond`.
+
+    What the library does not do, because of what it costs.
+    """
+    n, b1 = 10, 0.9
+    tx = scale_by_adashift(n, b1)
+
+    def update(updates: Any, state: Any, params: Any = None) -> Any:
+        updates, state = tx.update(updates, state, params)
+        age = (state.clock - 1 - jnp.arange(n + 1)) % (n + 1)
+        weights = jnp.where(age < n, b1**age, 0) * (1 - b1) / (1 - b1**n)
+
+        def mean(ring: jax.Array) -> jax.Array:
+            terms = weights.reshape(-1, *(1,) * (ring.ndim - 1)) * jnp.nan_to_num(ring)
+            return jnp.sum(terms, 0)
+
+        finite = jnp.all(jnp.array([jnp.isfinite(jnp.sum(m)) for m in jax.tree.leaves(state.mu)]))
+        mu = jax.lax.cond(finite, lambda: state.mu, lambda: jax.tree.map(mean, state.queue))
+        return updates, state._replace(mu=mu)
+
+    return optax.GradientTransformation(tx.init, update)
 
 
 def wrappers() -> list[Case]:
