@@ -11,7 +11,7 @@ import optax
 from jax.typing import ArrayLike, DTypeLike
 
 from adashift_optax import _checks, _queue
-from adashift_optax._blocks import BlockAxes, Blocks, accumulator_dtype, squared, widest
+from adashift_optax._blocks import AxisName, BlockAxes, Blocks, accumulator_dtype, squared, widest
 from adashift_optax._boxes import map_leaves
 from adashift_optax._gradients import GradientQueue
 from adashift_optax._second import count_in_hops, decayed, hopped
@@ -33,7 +33,9 @@ class ScaleByAdashiftState(NamedTuple):
     Attributes:
       count: t, int32 scalar. It stops at the largest int32 instead of overflowing.
       clock: t modulo the number of slots, int32 scalar, which goes on: the slot to write next. With
-        ``window="hopping"`` t modulo n times that number, which also tells when to hop.
+        ``window="hopping"`` t modulo n times that number, which also tells when to hop. It is the
+        one value of a dict whose key tells n, window and queue_dtype: the state of an optimizer
+        with others is refused by name, here and by what restores checkpoints.
       mu: m_t, a tree like the parameters. ``window="hopping"``: a pair of such trees, of which m_t
         is the older. None if b1 = 0 or n = 1, where m_t is the gradient.
       nu: v_t, real, before bias correction. One block per leaf: vectors with one entry per leaf, of
@@ -52,7 +54,7 @@ class ScaleByAdashiftState(NamedTuple):
     """
 
     count: jax.Array  # pyright: ignore[reportIncompatibleMethodOverride]  (optax's name)
-    clock: jax.Array
+    clock: dict[str, jax.Array]
     mu: Any
     nu: Any
     queue: Any
@@ -68,6 +70,7 @@ def scale_by_adashift(
     *,
     phi: Phi = PHI,
     block_axes: BlockAxes = None,
+    axis_name: AxisName = None,
     window: str = WINDOW,
     queue_dtype: DTypeLike | None = None,
     clip_value: optax.ScalarOrSchedule | None = None,
@@ -84,17 +87,21 @@ def scale_by_adashift(
     _checks.check_choice("phi", phi, ("max", "mean", "none", "factored"), or_callable=True)
     _checks.check_choice("window", window, ("sliding", "hopping"))
     _checks.check_block_axes(block_axes)
+    _checks.check_axis_name(axis_name, phi, block_axes)
     _checks.check_clip_value(clip_value)
     dtype = _checks.check_queue_dtype(queue_dtype)
-    blocks = Blocks(phi, block_axes)
-    # A window of one gradient is the same either way, and needs no hops.
-    hop = Hopping(n, b1) if window == "hopping" and n > 1 else None
+    blocks = Blocks(phi, block_axes, axis_name)
     # With b1 = 0 the window holds g_t alone. A traced b1 is never looked at.
     momentum = n > 1 and not (isinstance(b1, float) and b1 == 0)
+    # A window of one gradient is the same either way: nothing hops but squares, if they are kept.
+    hops = window == "hopping" and n > 1 and (momentum or blocks.elementwise)
+    hop = Hopping(n, b1) if hops else None
     first = (hop or Sliding(n, b1)) if momentum else None
     gradients = None  # whose queue is there only if somebody reads it
     if (first and first.reads_queue) or (blocks.elementwise and not hop):
-        gradients = GradientQueue(n, dtype, peaks=Blocks("max", block_axes))
+        gradients = GradientQueue(n, dtype, peaks=Blocks("max", block_axes, axis_name))
+    held_as = dtype.name if dtype and gradients else None
+    kind = f"n={n},window={'hopping' if hop else 'sliding'},queue_dtype={held_as}"
 
     def init(params: optax.Params) -> ScaleByAdashiftState:
         _checks.check_params(params, dtype)
@@ -110,7 +117,7 @@ def scale_by_adashift(
         elif hop:
             nu_queue = tuple(jax.tree.map(jnp.copy, nu) for _ in range(2))
         # Two buffers, for a donated one cannot be given twice.
-        count, clock = jnp.zeros([], jnp.int32), jnp.zeros([], jnp.int32)
+        count, clock = jnp.zeros([], jnp.int32), {kind: jnp.zeros([], jnp.int32)}
         return ScaleByAdashiftState(count, clock, mu, nu, queue, queue_scale, nu_queue)
 
     def update(
@@ -125,16 +132,17 @@ def scale_by_adashift(
                 "state must be the ScaleByAdashiftState that init or the last update returned; got "
                 f"{type(state).__name__}. Keep one state per optimizer."
             )
+        (clock,) = _checks.check_kind(state.clock, kind).values()
         v = jax.tree.leaves(state.nu)
         num = sum(c.size for c in v) if blocks.pooled else len(v) // (1 + blocks.factored)
-        _checks.check_updates(updates, num, state.mu, state.queue, _queue.num_slots(n))
+        _checks.check_updates(updates, num, state.mu, state.queue)
         count = jnp.asarray(optax.safe_increment(state.count))
         # The slot to write, and (t - 1) mod n, which only the hops need. The sliding window takes
         # the clock itself for its slot: computed, it made XLA's step on CPU 15 % slower.
         slots = _queue.num_slots(n)
-        slot = jax.lax.rem(state.clock, jnp.int32(slots)) if hop else state.clock
-        phase = jax.lax.rem(state.clock, jnp.int32(n))
-        clock = _queue.next_of(state.clock, slots * n if hop else slots)
+        slot = jax.lax.rem(clock, jnp.int32(slots)) if hop else clock
+        phase = jax.lax.rem(clock, jnp.int32(n))
+        clock = _queue.next_of(clock, slots * n if hop else slots)
         held = jax.tree.leaves(state.mu)[:num] or (not dtype and jax.tree.leaves(state.queue))
         g = [
             x.astype(held[i].dtype if held else accumulator_dtype(x))
@@ -160,13 +168,13 @@ def scale_by_adashift(
             m = g
 
         # v_t = b2 v_{t-1} + (1 - b2) phi(g_{t-n}^2);  vhat_t = v_t / (1 - b2^(t-n))
-        hops = hop if blocks.elementwise else None
-        in_v = count_in_hops(count, phase, hops) if hops else count - n
+        squares_hop = hop if blocks.elementwise else None
+        in_v = count_in_hops(count, phase, squares_hop) if squares_hop else count - n
         powers = one_minus_powers(b2, in_v, widest(c.dtype for c in v))
         to_vhat, to_vhat_before = (1 / x for x in powers)  # factors, cheaper than quotients
-        if hops:
+        if squares_hop:
             segments, v = _unzip(
-                hopped(c, part, squared(x).astype(c.dtype), b2, phase, hops)
+                hopped(c, part, squared(x).astype(c.dtype), b2, phase, squares_hop)
                 for c, part, x in zip(v, _parts(nu_queue, num), g, strict=True)
             )
             nu_queue = _like(nu_queue, segments)
@@ -192,7 +200,7 @@ def scale_by_adashift(
             for m_leaf, scale, x in zip(m, scales, jax.tree.leaves(updates), strict=True)
         ]
         return _like(updates, u), ScaleByAdashiftState(
-            count, clock, mu, _like(state.nu, v), queue, queue_scale, nu_queue
+            count, {kind: clock}, mu, _like(state.nu, v), queue, queue_scale, nu_queue
         )
 
     return optax.GradientTransformationExtraArgs(init, update)

@@ -10,7 +10,7 @@ from jax.typing import ArrayLike, DTypeLike
 
 from adashift_optax import _checks
 from adashift_optax._adashift import B1, B2, EPS, PHI, WINDOW, N, Phi, scale_by_adashift
-from adashift_optax._blocks import BlockAxes
+from adashift_optax._blocks import AxisName, BlockAxes
 
 WEIGHT_DECAY = 1e-4  # optax.adamw's
 
@@ -24,6 +24,7 @@ def adashift(
     *,
     phi: Phi = PHI,
     block_axes: BlockAxes = None,
+    axis_name: AxisName = None,
     window: str = WINDOW,
     queue_dtype: DTypeLike | None = None,
     clip_value: optax.ScalarOrSchedule | None = None,
@@ -82,6 +83,10 @@ def adashift(
         these, for every leaf. A callable ``(path, leaf) -> tuple | None``, asked once at init. The
         axes left out keep one v per index: for stacked layers [L, in, out], ``(1, 2)`` keeps one
         per layer. Ignored by ``phi="none"`` and "factored", but for the scales of ``queue_dtype``.
+      axis_name: only for ``jax.shard_map`` over sharded parameters: the mesh axis they are sharded
+        on, or a tuple of all. There a function sees one shard of a leaf, and **without axis_name
+        phi "max" and "mean" would be those of the shard**. Not needed under ``jax.jit``, whatever
+        the mesh, nor where parameters are replicated.
       window: "sliding", the paper's window of the latest n gradients, or "hopping".
       queue_dtype: None: the queue holds gradients in float32 or wider. Else one of float32,
         bfloat16, float16, float8_e5m2 and float8_e4m3fn: gradients are rounded on entering the
@@ -133,6 +138,7 @@ def adashift(
             eps,
             phi=phi,
             block_axes=block_axes,
+            axis_name=axis_name,
             window=window,
             queue_dtype=queue_dtype,
             clip_value=clip_value,
@@ -152,6 +158,7 @@ def adashiftw(
     mask: Any | Callable[[optax.Params], Any] | None = None,
     phi: Phi = PHI,
     block_axes: BlockAxes = None,
+    axis_name: AxisName = None,
     window: str = WINDOW,
     queue_dtype: DTypeLike | None = None,
     clip_value: optax.ScalarOrSchedule | None = None,
@@ -194,6 +201,7 @@ def adashiftw(
             eps,
             phi=phi,
             block_axes=block_axes,
+            axis_name=axis_name,
             window=window,
             queue_dtype=queue_dtype,
             clip_value=clip_value,

@@ -22,6 +22,7 @@ from adashift_optax._boxes import map_leaves
 # Of 300 leaves, one vector would make XLA compile 300 kernels that differ in the index they read.
 GROUP = 8
 
+AxisName = str | tuple[str, ...] | None
 BlockAxes = Sequence[int] | Callable[[Any, Any], Sequence[int] | None] | None
 
 
@@ -61,10 +62,14 @@ def _inverse(root: jax.Array, eps: Any) -> jax.Array:
 
 @dataclasses.dataclass(frozen=True)
 class Blocks:
-    """The operation phi over the blocks that `block_axes` names."""
+    """The operation phi over the blocks that `block_axes` names.
+
+    With `axis_name` each leaf is one block, and what is seen of it a shard on these mesh axes.
+    """
 
     phi: str | Callable[[jax.Array], jax.Array]
     block_axes: BlockAxes = None
+    axis_name: AxisName = None
 
     @property
     def elementwise(self) -> bool:
@@ -111,10 +116,11 @@ class Blocks:
         """Applies phi to `of`(g) in every block of `g`; returns cells of the form of `like`."""
         if self.pooled:
             values = _groups([self._phi(of(x), None) for x in g])
-            return [
+            cells = [
                 jnp.stack([x.astype(c.dtype) for x in group])
                 for group, c in zip(values, like, strict=True)
             ]
+            return cells if self.axis_name is None else self._across(cells)
         if self.factored:
             rows = [_mean(of(x), -1) if x.ndim >= 2 else of(x) for x in g]
             # Behind a barrier, or XLA would see two readers of one square, and store it for them.
@@ -144,6 +150,12 @@ class Blocks:
         blocks = jnp.transpose(g2, (*kept, *axes))
         blocks = blocks.reshape(num_blocks, *(g2.shape[a] for a in axes))
         return jax.vmap(lambda block: _checks.check_phi_value(phi(block)))(blocks)
+
+    def _across(self, cells: list[jax.Array]) -> list[jax.Array]:
+        """Cells of whole leaves from those of their shards, which are all of one size."""
+        across = jax.lax.pmax if self.phi == "max" else jax.lax.pmean
+        with _checks.axis_names(self.axis_name):
+            return across(cells, self.axis_name)
 
     def spread(self, cells: Sequence[jax.Array], num: int) -> list[jax.Array]:
         """One array for each of `num` leaves that broadcasts against it (not if factored)."""

@@ -3,16 +3,24 @@
 Ranges are checked on Python and NumPy numbers only; traced values pass.
 """
 
+import contextlib
 import math
 import numbers
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-STATIC_ARGS: tuple[str, ...] = ("n", "phi", "block_axes", "window", "queue_dtype")
+STATIC_ARGS: tuple[str, ...] = (
+    "n",
+    "phi",
+    "block_axes",
+    "axis_name",
+    "window",
+    "queue_dtype",
+)
 """Arguments that `optax.inject_hyperparams` must leave alone: pass them as its `static_args`."""
 
 
@@ -95,6 +103,37 @@ def check_block_axes(block_axes: Any) -> None:
         )
 
 
+def check_axis_name(axis_name: Any, phi: Any, block_axes: Any) -> None:
+    """`axis_name` is None, a name or a tuple of names, and the blocks are whole leaves."""
+    if axis_name is None:
+        return
+    names = axis_name if isinstance(axis_name, tuple) else (axis_name,)
+    if not names or not all(isinstance(name, str) for name in names):
+        raise TypeError(
+            "axis_name must be None, the name of a mesh axis or a tuple of names; got "
+            f'{axis_name!r}. Pass e.g. axis_name="fsdp".'
+        )
+    if phi not in ("max", "mean", "none") or block_axes is not None:
+        raise ValueError(
+            'axis_name must come with phi="max", "mean" or "none" and without block_axes, for only '
+            "such blocks can be reduced shard by shard; got axis_name="
+            f"{axis_name!r}, phi={phi!r}, block_axes={block_axes!r}. Use jax.jit on sharded arrays "
+            "instead of jax.shard_map: it needs no axis_name."
+        )
+
+
+@contextlib.contextmanager
+def axis_names(axis_name: Any) -> Iterator[None]:
+    """Inside, JAX's NameError for an unknown axis becomes ours."""
+    try:
+        yield
+    except NameError as error:
+        raise ValueError(
+            "axis_name must name axes of the jax.shard_map or jax.pmap that update runs in; got "
+            f"{axis_name!r}. Under jax.jit alone leave axis_name out: there leaves are whole."
+        ) from error
+
+
 def check_axes(axes: Any, ndim: int, path: Any) -> tuple[int, ...]:
     """The axes of one leaf, in [0, ndim), without repeats; None means all of them."""
     if axes is None:
@@ -158,8 +197,19 @@ def check_params(params: Any, queue_dtype: Any) -> None:
             )
 
 
-def check_updates(updates: Any, num: int, mu: Any, queue: Any, num_slots: int) -> None:
-    """`updates` has `num` leaves, of the shapes that the state has; so has its queue slots.
+def check_kind(clock: Any, kind: str) -> dict[str, jax.Array]:
+    """`clock`, that of a state of this `kind`."""
+    found = tuple(clock) if isinstance(clock, dict) else (type(clock).__name__,)
+    if found != (kind,):
+        raise ValueError(
+            f"state must be that of an optimizer with {kind}; got {', '.join(found)}. Pass the "
+            "arguments that it was made with, or call init for a new state."
+        )
+    return clock
+
+
+def check_updates(updates: Any, num: int, mu: Any, queue: Any) -> None:
+    """`updates` has `num` leaves, of the shapes that the state has.
 
     Complex leaves only where the state is complex. A state with neither `mu` nor `queue` tells
     nothing about shapes.
@@ -172,12 +222,6 @@ def check_updates(updates: Any, num: int, mu: Any, queue: Any, num_slots: int) -
             "Call init again on the new parameters."
         )
     rings = jax.tree.leaves(queue)
-    for ring in rings:
-        if ring.shape[0] != num_slots:
-            raise ValueError(
-                f"state must have queues of {num_slots} slots for this n; got {ring.shape[0]}. "
-                "It was made with another n: call init again."
-            )
     like = jax.tree.leaves(mu)[:num] or [jax.ShapeDtypeStruct(r.shape[1:], r.dtype) for r in rings]
     for (path, leaf), old in zip(leaves, like, strict=False):
         if jnp.shape(leaf) != old.shape or jnp.iscomplexobj(leaf) > jnp.iscomplexobj(old):

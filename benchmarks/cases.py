@@ -174,7 +174,8 @@ def healed() -> optax.GradientTransformation:
 
     def update(updates: Any, state: Any, params: Any = None) -> Any:
         updates, state = tx.update(updates, state, params)
-        age = (state.clock - 1 - jnp.arange(n + 1)) % (n + 1)
+        (clock,) = state.clock.values()
+        age = (clock - 1 - jnp.arange(n + 1)) % (n + 1)
         weights = jnp.where(age < n, b1**age, 0) * (1 - b1) / (1 - b1**n)
 
         def mean(ring: jax.Array) -> jax.Array:

@@ -163,5 +163,16 @@ def test_state_of_another_optimizer_or_n():
     params = jnp.ones(2)
     with pytest.raises(TypeError, match=r"state must be the ScaleByAdashiftState.*got ScaleByAdam"):
         scale_by_adashift().update(params, optax.scale_by_adam().init(params))
-    with pytest.raises(ValueError, match=r"queues of 11 slots for this n; got 4.*another n"):
-        scale_by_adashift(10).update(params, scale_by_adashift(3).init(params))
+    tx = scale_by_adashift(10, window="hopping")
+    for other, name in [
+        (scale_by_adashift(3, window="hopping"), "n=3,window=hopping,queue_dtype=None"),
+        (scale_by_adashift(10), "n=10,window=sliding,queue_dtype=None"),
+        (scale_by_adashift(10, queue_dtype="float16"), "n=10,window=sliding,queue_dtype=float16"),
+    ]:
+        message = f"with n=10,window=hopping,queue_dtype=None; got {name}. .*call init"
+        with pytest.raises(ValueError, match=message):
+            jax.jit(tx.update)(params, other.init(params))
+    # Where n, window and queue_dtype have no part in it, they do not tell states apart.
+    same = [dict(window="hopping"), dict(queue_dtype="bfloat16"), {}]
+    kinds = [set(scale_by_adashift(4, b1=0, **kwargs).init(params).clock) for kwargs in same]
+    assert kinds[0] == kinds[1] == kinds[2]

@@ -131,7 +131,7 @@ def test_fields_as_documented():
     params = {"a": jnp.ones((2, 3)), "b": jnp.ones(4)}
     state = scale_by_adashift(5).init(params)
     assert isinstance(state, ScaleByAdashiftState)
-    assert (state.count.dtype, state.clock.dtype) == (jnp.int32, jnp.int32)
+    assert (state.count.dtype, *(x.dtype for x in state.clock.values())) == (jnp.int32, jnp.int32)
     assert (state.nu[0].shape, state.nu_queue[0].shape) == ((2,), (6, 2))
     assert (state.mu["a"].shape, state.queue["a"].shape) == ((2, 3), (6, 2, 3))
     state = scale_by_adashift(5, block_axes=(-1,), b1=0).init(params)

@@ -1,0 +1,111 @@
+"""A run that is saved and restored ends as one that was not: bit for bit, on any mesh."""
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+import pytest
+from flax import serialization
+from jax.sharding import AxisType
+from test_sharding import N, VARIANTS, assert_in_place, make_mesh, make_params
+
+from adashift_optax import adashift
+from adashift_optax.sharding import opt_state_shardings
+
+MOMENTS = {"mid-fill": 2, "mid-wrap": 6}  # of n = 3, whose ring has 4 slots
+STEPS = 12
+# Sums in another order round differently, so that only a mesh of the same shape repeats them.
+SUMS = ("factored",)
+
+
+def run(tx, mesh, params, state, steps):
+    """The updates of some of the steps 0, 1, ..., and the last state."""
+    update, updates = jax.jit(tx.update), []
+    for step in steps:
+        u, state = update(make_params(mesh, step), state, params)
+        updates.append(jax.tree.map(np.asarray, u))
+    return updates, state
+
+
+def like(tx, params):
+    """What Orbax is to restore: shapes, dtypes and shardings of tx.init(params)."""
+    shardings = opt_state_shardings(tx, params)
+    return jax.tree.map(
+        lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
+        jax.eval_shape(tx.init, params),
+        shardings,
+    )
+
+
+def assert_same_bits(x, y):
+    x, y = np.asarray(x), np.asarray(y)
+    assert (x.shape, x.dtype, x.tobytes()) == (y.shape, y.dtype, y.tobytes())
+
+
+@pytest.mark.parametrize("types", [AxisType.Auto, AxisType.Explicit])
+@pytest.mark.parametrize("moment", MOMENTS)
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_orbax(variant, moment, types, tmp_path):
+    tx, saved_at = adashift(1e-2, n=N, **VARIANTS[variant]), MOMENTS[moment]
+    mesh = make_mesh(types)
+    with jax.set_mesh(mesh), ocp.StandardCheckpointer() as checkpointer:
+        params = make_params(mesh)
+        _, saved = run(tx, mesh, params, tx.init(params), range(saved_at))
+        checkpointer.save(tmp_path / "state", saved)
+        wanted, _ = run(tx, mesh, params, saved, range(saved_at, STEPS))
+    for shape in ((4, 2), (2, 4), (8, 1)):
+        mesh = make_mesh(types, shape)
+        with jax.set_mesh(mesh), ocp.StandardCheckpointer() as checkpointer:
+            params = make_params(mesh)
+            state = checkpointer.restore(tmp_path / "state", like(tx, params))
+            assert jax.tree.structure(state) == jax.tree.structure(saved)
+            jax.tree.map(assert_same_bits, state, saved)
+            assert_in_place(state, params)
+            updates, _ = run(tx, mesh, params, state, range(saved_at, STEPS))
+        for u, want in zip(updates, wanted, strict=True):
+            if variant in SUMS and shape != (4, 2):
+                jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, 1e-6), u, want)
+            else:
+                jax.tree.map(assert_same_bits, u, want)
+
+
+@pytest.mark.parametrize("moment", MOMENTS)
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_flax_serialization(variant, moment):
+    tx, saved_at = adashift(1e-2, n=N, **VARIANTS[variant]), MOMENTS[moment]
+    params = make_params(None)
+    _, saved = run(tx, None, params, tx.init(params), range(saved_at))
+    wanted, _ = run(tx, None, params, saved, range(saved_at, STEPS))
+    state = serialization.from_bytes(tx.init(params), serialization.to_bytes(saved))
+    updates, _ = run(tx, None, params, state, range(saved_at, STEPS))
+    jax.tree.map(assert_same_bits, updates, wanted)
+
+
+OTHERS = [
+    ({}, {"n": 5}),
+    ({}, {"window": "hopping"}),
+    ({}, {"queue_dtype": "bfloat16"}),
+    ({"queue_dtype": "bfloat16"}, {"queue_dtype": "float16"}),
+    ({"queue_dtype": "float8_e5m2"}, {"queue_dtype": "float8_e4m3fn"}),  # alike but for the bits
+    ({"phi": "none", "window": "hopping"}, {"phi": "none", "window": "hopping", "n": 5}),  # alike
+]
+
+
+@pytest.mark.parametrize(("before", "after"), OTHERS)
+def test_state_of_other_arguments_is_refused_by_name(before, after, tmp_path):
+    """By Orbax, by Flax and by update: what it was saved with, and what was expected."""
+    old, new = adashift(1e-2, **before), adashift(1e-2, **after)
+    params = make_params(None)
+    state = old.init(params)
+    (was,), (expected,) = state[0].clock, new.init(params)[0].clock
+    assert was != expected
+    with ocp.StandardCheckpointer() as checkpointer:
+        checkpointer.save(tmp_path / "state", state)
+        with pytest.raises(ValueError, match="Structure mismatch") as by_orbax:
+            checkpointer.restore(tmp_path / "state", jax.eval_shape(new.init, params))
+    with pytest.raises(ValueError, match="do not match") as by_flax:
+        serialization.from_bytes(new.init(params), serialization.to_bytes(state))
+    assert was in str(by_orbax.value)
+    assert expected in str(by_orbax.value)
+    assert expected in str(by_flax.value)
+    with pytest.raises(ValueError, match=f"optimizer with {expected}; got {was}"):
+        new.update(params, state, params)
