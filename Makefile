@@ -2,10 +2,13 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test lint bench clean
+.PHONY: demo distributed-demo test lint bench clean
 
 demo: .venv/demo
 	$(BIN)/python -m adashift_optax
+
+distributed-demo: .venv/distributed
+	$(BIN)/python docs/fsdp.py
 
 test: lint
 	$(BIN)/python -m pytest -n 2 --dist worksteal
@@ -17,6 +20,7 @@ lint: .venv/test
 
 bench: .venv/bench
 	$(BIN)/python -m benchmarks.run
+	JAX_NUM_CPU_DEVICES=8 $(BIN)/python -m benchmarks.run --sharded
 
 .venv/%: pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv

@@ -12,7 +12,7 @@ from jax.typing import ArrayLike, DTypeLike
 
 from adashift_optax import _checks, _queue
 from adashift_optax._blocks import AxisName, BlockAxes, Blocks, accumulator_dtype, squared, widest
-from adashift_optax._boxes import map_leaves
+from adashift_optax._boxes import map_leaves, zeros_like
 from adashift_optax._gradients import GradientQueue
 from adashift_optax._second import count_in_hops, decayed, hopped
 from adashift_optax._window import Hopping, Sliding, one_minus_powers
@@ -107,7 +107,7 @@ def scale_by_adashift(
         _checks.check_params(params, dtype)
         mu = queue = queue_scale = nu_queue = None
         if first:
-            zeros = map_leaves(lambda p: jnp.zeros_like(p, accumulator_dtype(p)), params)
+            zeros = map_leaves(lambda p: zeros_like(p, accumulator_dtype(p)), params)
             mu = zeros if first.num_parts == 1 else (zeros, jax.tree.map(jnp.copy, zeros))
         if gradients:
             queue, queue_scale = gradients.init(params)

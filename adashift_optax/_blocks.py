@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 
 from adashift_optax import _checks
-from adashift_optax._boxes import map_leaves
+from adashift_optax._boxes import map_leaves, zeros_like
 
 # Of 300 leaves, one vector would make XLA compile 300 kernels that differ in the index they read.
 GROUP = 8
@@ -97,7 +97,7 @@ class Blocks:
         return tuple(cells) if self.factored else cells[0]
 
     def _cell(self, path: Any, p: Any, k: int) -> jax.Array:
-        zeros = jnp.zeros_like(p, accumulator_dtype(p, real=True))
+        zeros = zeros_like(p, accumulator_dtype(p, real=True))
         if self.elementwise or (self.factored and zeros.ndim < 2 and k == 0):
             return zeros
         if self.factored:  # a leaf of rank < 2 has no columns: all of it is in its rows

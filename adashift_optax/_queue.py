@@ -9,6 +9,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from adashift_optax._boxes import zeros_like
+
 
 def num_slots(n: int) -> int:
     """Slots of a delay of `n`: one more than n, so that a push can write before it reads.
@@ -22,8 +24,8 @@ def num_slots(n: int) -> int:
 
 def empty(like: jax.Array, n: int, dtype: jnp.dtype) -> jax.Array:
     """A ring of zeros [num_slots(n), *like.shape]."""
-    # Broadcasting zeros_like, unlike zeros(shape), keeps the sharding of `like`.
-    return jnp.broadcast_to(jnp.zeros_like(like, dtype), (num_slots(n), *jnp.shape(like)))
+    # Broadcasting zeros in the place of `like`, unlike zeros(shape), keeps its sharding.
+    return jnp.broadcast_to(zeros_like(like, dtype), (num_slots(n), *jnp.shape(like)))
 
 
 def push_all(

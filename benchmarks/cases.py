@@ -22,7 +22,7 @@ import optax
 import optax.contrib
 
 from adashift_optax import STATIC_ARGS, scale_by_adashift
-from benchmarks.programs import LOOP_LENGTH, Make, matrices, pair, program
+from benchmarks.programs import LOOP_LENGTH, Make, matrices, pair, program, sharded_matrices
 from benchmarks.timing import Run
 
 SIDE = 1024 if jax.default_backend() == "cpu" else 2048  # so that a GPU outlasts the dispatch
@@ -31,6 +31,7 @@ PARAMETERS = 8 * (SIDE**2 + SIDE)
 STEP = f"AdaShift: a donated step of {PARAMETERS / 1e6:.1f} million parameters"
 OTHERS = "Other optimizers of Optax, likewise"
 PROGRAMS = "AdaShift (phi = max, sliding, n = 10 unless named) in other programs"
+SHARDED = "A donated step on a mesh, beside Adam's on the same"
 TORCH = "torch on the same arrays"
 TRAINING = "Training a transformer: tokens per second over Adam's, so that more is better"
 SWEEP = "for the plots"
@@ -213,6 +214,24 @@ def wrappers() -> list[Case]:
         case("apply_if_finite", lambda make: optax.apply_if_finite(make(), 5)),
         case("masked", lambda make: optax.masked(make(), mask)),
         case("inject_hyperparams", inject),
+    ]
+
+
+def sharded() -> list[Case]:
+    """Parameters and state sharded over all devices. What phi communicates is one number per leaf.
+
+    Not compared with the bandwidth, because the copy would use one device.
+    """
+    devices = jax.device_count()
+    return [
+        beside_adam(
+            SHARDED,
+            f"{variant}, n=10, {devices} devices",
+            adashift(variant),
+            grads=partial(sharded_matrices, PARAMETERS),
+            reach=1.15 if variant == "max" else None,
+        )
+        for variant in ("max", "max, hopping", "mean", "none")
     ]
 
 

@@ -9,7 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
+
 from adashift_optax import state_bytes
+from adashift_optax.sharding import opt_state_shardings
 from benchmarks.timing import Program, Run
 
 LOOP_LENGTH = 10
@@ -22,6 +25,17 @@ def matrices(parameters: int) -> Any:
     """8 square matrices and 8 biases, about `parameters` random numbers in all."""
     side = round((parameters / 8 + 0.25) ** 0.5 - 0.5)
     return random_like([jax.ShapeDtypeStruct(s, jnp.float32) for s in [(side, side), (side,)] * 8])
+
+
+def sharded_matrices(parameters: int) -> Any:
+    """The same, matrices over all devices and both axes of a mesh, biases over the second axis."""
+    mesh = jax.make_mesh((jax.device_count() // 2, 2), ("x", "y"), axis_types=(AxisType.Auto,) * 2)
+
+    def place(x: jax.Array) -> jax.Array:
+        names = ("x", "y")[-x.ndim :]
+        return jax.device_put(x, NamedSharding(mesh, PartitionSpec(*names)))
+
+    return jax.tree.map(place, matrices(parameters))
 
 
 def random_like(shapes: Any) -> Any:
@@ -69,7 +83,10 @@ def train_loop(tx: optax.GradientTransformation) -> Callable[..., Any]:
 def program(make: Make, grads: Any, *, loop: bool = False, donate: bool = True) -> Program:
     """A step (or a loop of steps) from parameters like `grads` and the optimizer's first state."""
     tx = make()
-    params, state = jax.tree.map(jnp.copy, grads), jax.jit(tx.init)(grads)
+    sharded = isinstance(jax.tree.leaves(grads)[0].sharding, NamedSharding)
+    shardings = opt_state_shardings(tx, grads) if sharded else None
+    state = jax.jit(tx.init, out_shardings=shardings)(grads)
+    params = jax.tree.map(jnp.copy, grads)
     if loop:
         inputs = grads, jnp.linspace(0.5, 1.5, LOOP_LENGTH)
         compiled = Program(train_loop(tx), (params, state), *inputs, donate=donate)

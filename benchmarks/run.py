@@ -25,17 +25,24 @@ def main() -> int:
         default="auto",
         help="time many enqueued steps instead of single calls (auto: on a GPU or TPU)",
     )
+    add(
+        "--sharded",
+        action="store_true",
+        help="only the cases on a mesh of all devices (on a CPU: of JAX_NUM_CPU_DEVICES=8)",
+    )
     add("--output", type=Path, help="folder for a folder per machine (default: benchmarks/results)")
     args = parser.parse_args()
 
     on = {"auto": jax.default_backend() != "cpu", "on": True, "off": False}[args.device_timing]
     rounds, seconds = (5, 0) if args.quick else (20, 2)
     settings = timing.Settings(rounds, seconds, (20, 120) if on else (1,))
-    todo = [case for case in every_case(args.quick) if args.only in f"{case.group}: {case.name}"]
+    every = cases.sharded() if args.sharded else every_case(args.quick)
+    todo = [case for case in every if args.only in f"{case.group}: {case.name}"]
     part = args.quick or args.only
     folder = (args.output or Path("runs/benchmarks" if part else RESULTS)) / report.slug()
     folder.mkdir(parents=True, exist_ok=True)
 
+    csv, table = ("sharded.csv", "sharded.md") if args.sharded else ("results.csv", "table.md")
     heading = describe(settings)
     print(heading)
     rows: list[report.Row] = []
@@ -43,13 +50,12 @@ def main() -> int:
     for number, case in enumerate(todo, start=1):
         row = measure(case, settings)
         rows.append(row)
-        report.save_csv(rows, folder / "results.csv")
-        report.save_tables(
-            [row for row in rows if row.group != cases.SWEEP], heading, folder / "table.md"
-        )
+        report.save_csv(rows, folder / csv)
+        shown = [row for row in rows if row.group != cases.SWEEP]
+        report.save_tables(shown, heading, folder / table)
         elapsed = time.perf_counter() - start
         print(f"{number}/{len(todo)}, {elapsed:.0f} s: {row.name}: {row.ratio:.3f} {row.verdict}")
-    if not args.only:
+    if not args.only and not args.sharded:
         plots.save_all(rows, report.machine(), folder)
     print(f"wrote {folder} in {time.perf_counter() - start:.0f} s")
     return 0

@@ -21,7 +21,7 @@ import numpy as np
 import optax
 import orbax.checkpoint as ocp
 from flax import nnx
-from jax.sharding import AxisType, PartitionSpec
+from jax.sharding import AxisType, PartitionSpec, SingleDeviceSharding
 
 from adashift_optax import adashift
 
@@ -156,7 +156,15 @@ def finish(workers: list[subprocess.Popen[bytes]]) -> None:
 
 def final(folder: Path, step: int) -> list[np.ndarray]:
     """The parameters and the state of the optimizer in a checkpoint, whole, in this one process."""
-    tree = ocp.StandardCheckpointer().restore((folder / f"checkpoints/{step}/default").resolve())
+    here = SingleDeviceSharding(jax.devices()[0])
+    handler = ocp.StandardCheckpointHandler()
+    path = (folder / "checkpoints").resolve()
+    with ocp.CheckpointManager(path, item_handlers=handler) as manager:
+        like = jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=here),
+            manager.item_metadata(step),
+        )
+        tree = manager.restore(step, args=ocp.args.StandardRestore(like))
     return [np.asarray(x) for x in jax.tree.leaves(tree)]
 
 

@@ -63,7 +63,7 @@ def assert_in_place(state, params):
     return seen
 
 
-@pytest.mark.parametrize("how", ["eager", "jit"])
+@pytest.mark.parametrize("how", ["eager", "jit", "jit to shardings"])
 @pytest.mark.parametrize("types", [AxisType.Auto, AxisType.Explicit])
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_twenty_steps_equal_the_unsharded_run(variant, types, how):
@@ -76,10 +76,8 @@ def test_twenty_steps_equal_the_unsharded_run(variant, types, how):
         wanted.append(want)
     with jax.set_mesh(mesh):
         params = make_params(mesh)
-        if how == "eager":
-            state = tx.init(params)
-        else:
-            state = jax.jit(tx.init, out_shardings=opt_state_shardings(tx, params))(params)
+        to = opt_state_shardings(tx, params) if how == "jit to shardings" else None
+        state = tx.init(params) if how == "eager" else jax.jit(tx.init, out_shardings=to)(params)
         first = jax.tree.map(jax.typeof, state)
         assert assert_in_place(state, params) > 0 or variant == "b1_0"
         update = jax.jit(tx.update, donate_argnums=1)

@@ -1,0 +1,72 @@
+"""Two and four processes on loopback, and their checkpoints in one; the demo of docs/fsdp.py."""
+
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+import pytest
+from distributed import SAVED_AT, STEPS
+from jax.sharding import AxisType
+from test_checkpoint import SUMS, assert_same_bits, like, run
+from test_sharding import VARIANTS, N, assert_in_place, make_mesh, make_params
+
+from adashift_optax import adashift
+
+HERE = Path(__file__).parent
+ENVIRONMENT = {k: v for k, v in os.environ.items() if k not in ("XLA_FLAGS", "JAX_PLATFORMS")}
+
+
+def run_all(commands):
+    """Run commands side by side; fail with the output of one that failed, and leave none."""
+    options = dict(env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    workers = [subprocess.Popen([sys.executable, *command], **options) for command in commands]
+    try:
+        outputs = [worker.communicate(timeout=500)[0] for worker in workers]
+    finally:
+        for worker in workers:
+            worker.kill()
+    for worker, output in zip(workers, outputs, strict=True):
+        assert worker.returncode == 0, output
+    return outputs
+
+
+@pytest.mark.parametrize("processes", [2, 4])
+def test_processes(processes, tmp_path):
+    """Each holds its share of a state that steps as one; saved by all, one goes on with it."""
+    with socket.socket() as unused:
+        unused.bind(("localhost", 0))
+        port = unused.getsockname()[1]
+    script = [HERE / "distributed.py"]
+    outputs = run_all(
+        [[*script, str(k), str(processes), str(port), tmp_path] for k in range(processes)]
+    )
+    for output in outputs:
+        assert [f"{name} done" in output for name in VARIANTS] == [True] * len(VARIANTS)
+    mesh = make_mesh(AxisType.Auto, (2, 4))
+    for variant, kwargs in VARIANTS.items():
+        tx = adashift(1e-2, n=N, **kwargs)
+        alone = make_params(None)
+        wanted, _ = run(tx, None, alone, tx.init(alone), range(STEPS))
+        with jax.set_mesh(mesh), ocp.StandardCheckpointer() as checkpointer:
+            params = make_params(mesh)
+            state = checkpointer.restore(tmp_path / variant, like(tx, params))
+            assert_in_place(state, params)
+            updates, _ = run(tx, mesh, params, state, range(SAVED_AT, STEPS))
+        for u, want in zip(updates, wanted[SAVED_AT:], strict=True):
+            if variant in SUMS:
+                jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, 1e-6), u, want)
+            else:
+                jax.tree.map(assert_same_bits, u, want)
+
+
+def test_demo_of_two_processes_killed_and_resumed(tmp_path):
+    script = HERE.parent / "docs/fsdp.py"
+    (output,) = run_all([[script, "--folder", tmp_path, "--steps", "24", "--save-every", "8"]])
+    resumed = output.split("killed by SIGKILL")[1]
+    assert any(f"from step {step}\n" in resumed for step in (8, 16))
+    assert output.splitlines()[-1] == "killed and resumed: the same losses, parameters and state"
