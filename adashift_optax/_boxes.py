@@ -12,6 +12,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.core import Tracer
 from jax.experimental.shard_alike import shard_alike
 
 # Metadata of nnx.Variable that name the axes; the second overrides the first in nnx.Optimizer.
@@ -48,7 +49,7 @@ def map_leaves(make: Callable[..., jax.Array], tree: Any, with_path: bool = Fals
 def zeros_like(x: Any, dtype: Any) -> jax.Array:
     """Zeros in the place of `x`, also under jit on a mesh whose axes are `AxisType.Auto`."""
     zeros = jnp.zeros_like(x, dtype)
-    if not isinstance(x, jax.core.Tracer):
+    if not isinstance(x, Tracer):
         return zeros
     # There the sharding of x is no part of its type. The barrier keeps a broadcast or a sum of the
     # zeros from being folded to a constant, which has no place.

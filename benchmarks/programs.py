@@ -8,7 +8,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from adashift_optax import state_bytes

@@ -1,4 +1,4 @@
-"""One process of several that test_distributed.py starts: the state of a global mesh, and saving it.
+"""One process of several that test_distributed.py starts: a state on a global mesh, and its saving.
 
 python distributed.py PROCESS PROCESSES PORT FOLDER
 """

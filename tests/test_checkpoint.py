@@ -6,7 +6,7 @@ import orbax.checkpoint as ocp
 import pytest
 from flax import serialization
 from jax.sharding import AxisType
-from test_sharding import N, VARIANTS, assert_in_place, make_mesh, make_params
+from test_sharding import VARIANTS, N, assert_in_place, make_mesh, make_params
 
 from adashift_optax import adashift
 from adashift_optax.sharding import opt_state_shardings

@@ -13,7 +13,7 @@ from flax import linen, nnx
 from flax.training.train_state import TrainState
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
-from test_sharding import N, VARIANTS, norm
+from test_sharding import VARIANTS, N, norm
 
 from adashift_optax import adashift
 
@@ -129,7 +129,7 @@ class Scanned(linen.Module):
 
 @pytest.mark.parametrize("variant", STACKED)
 def test_linen_scanned_layers_in_a_train_state(variant):
-    """Flax's recipe: specs of the whole TrainState by get_partition_spec, a jitted init and step."""
+    """Flax's recipe: specs of the whole TrainState by get_partition_spec, jitted init and step."""
     model, tx = Scanned(), adashift(1e-2, n=N, **STACKED[variant])
     x = np.random.default_rng(0).standard_normal((16, WIDTH)).astype(np.float32)
 
