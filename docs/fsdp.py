@@ -7,7 +7,6 @@ data, and must end alike. The text is that of Python's own standard library.
 
 import argparse
 import csv
-import signal
 import socket
 import subprocess
 import sys
@@ -79,7 +78,9 @@ class Transformer(nnx.Module):
 def create() -> tuple[Transformer, nnx.Optimizer]:
     """The model and its optimizer. Under jit no device ever holds a whole array."""
     model = Transformer(nnx.Rngs(0))
-    tx = optax.chain(optax.clip_by_global_norm(1.0), adashift(3e-2, n=5))
+    tx = optax.chain(
+        optax.clip_by_global_norm(1.0), adashift(3e-3, n=3, phi="none", clip_value=1.0)
+    )
     return model, nnx.Optimizer(model, tx, wrt=nnx.Param)
 
 
@@ -114,8 +115,6 @@ def train(folder: Path, steps: int, save_every: int) -> None:
         if done:  # every array comes back into its place on the mesh
             state = manager.restore(done, args=ocp.args.StandardRestore(state))
         model, optimizer = nnx.merge(graph, state)
-        if jax.process_index() == 0:
-            print(f"  from step {done}", flush=True)
         for step in range(done + 1, steps + 1):
             loss = float(train_step(model, optimizer, text, step))
             if jax.process_index() == 0:
@@ -131,27 +130,31 @@ def start(folder: Path, processes: int, *options: str) -> list[subprocess.Popen[
         unused.bind(("localhost", 0))
         port = unused.getsockname()[1]
     command = [sys.executable, __file__, "--folder", str(folder), "--processes", str(processes)]
-    return [
-        subprocess.Popen([*command, *options, "--port", str(port), "--process", str(k)])
-        for k in range(processes)
-    ]
+    workers = []
+    for k in range(processes):
+        with (folder / f"process-{k}.log").open("ab") as log:
+            one = [*command, *options, "--port", str(port), "--process", str(k)]
+            workers.append(subprocess.Popen(one, stdout=log, stderr=subprocess.STDOUT))
+    return workers
 
 
-def losses(folder: Path) -> dict[int, float]:
-    """The losses that a training has written so far, by step."""
+def losses(folder: Path) -> list[tuple[int, float]]:
+    """The steps that a training has made so far, and their losses, in the order made."""
     path = folder / "losses.csv"
-    rows = csv.reader(path.read_text().splitlines(keepends=True)) if path.exists() else []
-    return {int(step): float(loss) for step, loss in (row for row in rows if len(row) == 2)}
+    lines = path.read_text().splitlines(keepends=True) if path.exists() else []
+    rows = csv.reader(line for line in lines if line.endswith("\n"))
+    return [(int(step), float(loss)) for step, loss in rows]
 
 
-def finish(workers: list[subprocess.Popen[bytes]]) -> None:
-    """Wait for all; leave none behind."""
+def finish(folder: Path, workers: list[subprocess.Popen[bytes]]) -> dict[int, float]:
+    """Wait for all processes, leave none behind; return the losses by step."""
     try:
         if any(worker.wait() for worker in workers):
-            sys.exit("a process of the training failed")
+            sys.exit(f"a process failed; see {folder}/process-*.log")
     finally:
         for worker in workers:
             worker.kill()
+    return dict(losses(folder))
 
 
 def final(folder: Path, step: int) -> list[np.ndarray]:
@@ -172,26 +175,24 @@ def demo(folder: Path, steps: int, save_every: int) -> None:
     """Run the three trainings and compare them."""
     options = ["--steps", str(steps), "--save-every", str(save_every)]
     single, two, killed = (folder / name for name in ("single", "two", "killed"))
-    print("one process", flush=True)
-    finish(start(single, 1, *options))
-    print("two processes", flush=True)
-    finish(start(two, 2, *options))
-    print("two processes, to be killed", flush=True)
+    a = finish(single, start(single, 1, *options))
+    print(f"one process: loss {a[1]:.4f} at step 1, {a[steps]:.4f} at step {steps}", flush=True)
+    b = finish(two, start(two, 2, *options))
+    print(f"two processes: loss {b[1]:.4f} at step 1, {b[steps]:.4f} at step {steps}", flush=True)
     workers = start(killed, 2, *options)
     while len(losses(killed)) < steps // 2 + save_every // 2:
         if any(worker.poll() is not None for worker in workers):
-            sys.exit("a process ended before it was killed")
+            sys.exit(f"a process ended before it was killed; see {killed}/process-*.log")
         time.sleep(0.01)
     for worker in workers:
-        worker.send_signal(signal.SIGKILL)
-    for worker in workers:
+        worker.kill()
         worker.wait()
-    print(f"  killed by SIGKILL after step {max(losses(killed))}; starting again", flush=True)
-    finish(start(killed, 2, *options))
+    before = losses(killed)
+    print(f"two processes, killed by SIGKILL after step {before[-1][0]}", flush=True)
+    c = finish(killed, start(killed, 2, *options))
+    print(f"started again: went on with step {losses(killed)[len(before)][0]}")
 
-    a, b, c = (losses(run) for run in (single, two, killed))
     apart = max(abs(a[step] - b[step]) / a[step] for step in range(1, steps + 1))
-    print(f"loss: {a[1]:.4f} at first, {a[steps]:.4f} after {steps} steps")
     print(f"two processes against one: losses differ by at most {apart:.1e} of their value")
     pairs = zip(final(two, steps), final(killed, steps), strict=True)
     same = all(np.array_equal(x, y) for x, y in pairs) and b == c

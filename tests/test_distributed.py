@@ -1,6 +1,7 @@
 """Two and four processes on loopback, and their checkpoints in one; the demo of docs/fsdp.py."""
 
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -67,6 +68,6 @@ def test_processes(processes, tmp_path):
 def test_demo_of_two_processes_killed_and_resumed(tmp_path):
     script = HERE.parent / "docs/fsdp.py"
     (output,) = run_all([[script, "--folder", tmp_path, "--steps", "24", "--save-every", "8"]])
-    resumed = output.split("killed by SIGKILL")[1]
-    assert any(f"from step {step}\n" in resumed for step in (8, 16))
+    assert "killed by SIGKILL after step" in output
+    assert re.search(r"started again: went on with step (9|17)\n", output)
     assert output.splitlines()[-1] == "killed and resumed: the same losses, parameters and state"
