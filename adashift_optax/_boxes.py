@@ -13,7 +13,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax.core import Tracer
-from jax.experimental.shard_alike import shard_alike
 
 # Metadata of nnx.Variable that name the axes; the second overrides the first in nnx.Optimizer.
 _NAMES = ("out_sharding", "optimizer_sharding", "sharding_names", "sharding")
@@ -51,9 +50,11 @@ def zeros_like(x: Any, dtype: Any) -> jax.Array:
     zeros = jnp.zeros_like(x, dtype)
     if not isinstance(x, Tracer):
         return zeros
-    # There the sharding of x is no part of its type. The barrier keeps a broadcast or a sum of the
-    # zeros from being folded to a constant, which has no place.
-    return jax.lax.optimization_barrier(shard_alike(zeros, x)[0])
+    # There the sharding of x is no part of its type. It goes to what is computed from x, as far as
+    # XLA can tell: behind the barrier it cannot see that nothing of x is taken.
+    never = jax.lax.optimization_barrier(jnp.zeros([], bool))
+    x = x if jnp.iscomplexobj(zeros) else jnp.real(x)
+    return jnp.where(never, x.astype(dtype), zeros)
 
 
 def _rename(names: Any, old: Any, new: jax.Array) -> tuple[Any, ...]:

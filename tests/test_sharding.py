@@ -122,6 +122,17 @@ def test_opt_state_shardings_of_any_wrapper(wrapper, types, abstract):
         assert all(s.mesh == mesh for s in jax.tree.leaves(shardings))
 
 
+def test_a_queue_in_host_memory_is_refused():
+    """As docs/sharding.md says, and not moved as a whole at every step."""
+    params = {"w": jnp.ones((4, 4))}
+    tx = scale_by_adashift(N)
+    state = tx.init(params)
+    host = jax.sharding.SingleDeviceSharding(jax.devices()[0], memory_kind="pinned_host")
+    state = state._replace(queue=jax.device_put(state.queue, host))
+    with pytest.raises(ValueError, match="memory_space of all inputs"):
+        jax.jit(tx.update)(params, state)
+
+
 def test_parameters_off_any_mesh():
     with pytest.raises(ValueError, match=r"params must be on one mesh; got 0 .*NamedSharding"):
         opt_state_shardings(adashift(1e-2), {"w": jnp.ones(2)})
