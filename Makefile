@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo distributed-demo test lint bench clean
+.PHONY: demo distributed-demo notebooks test lint bench clean
 
 demo: .venv/demo
 	$(BIN)/python -m adashift_optax
@@ -12,6 +12,9 @@ distributed-demo: .venv/distributed
 
 test: lint
 	$(BIN)/python -m pytest -n 2 --dist worksteal
+
+notebooks: .venv/notebooks
+	$(BIN)/python notebooks/run.py
 
 lint: .venv/test
 	$(BIN)/ruff check .

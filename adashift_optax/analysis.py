@@ -1,0 +1,189 @@
+"""What an optimizer does with each gradient: net update factors and correlations.
+
+Pure functions of recorded sequences, time first, for any Optax transformation; all can be jitted.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from adashift_optax._adashift import ScaleByAdashiftState
+
+
+def net_update_factors(tx: optax.GradientTransformation, grads: jax.Array) -> jax.Array:
+    r"""k(g_t): how far each gradient moves the parameters in the end, per unit of gradient.
+
+    A gradient enters the momentum and with it every later update; all it contributes, divided by
+    itself, is
+
+    .. math:: k(g_t) = \sum_{i \ge t} \frac{\alpha_i}{\sqrt{v_i}} (1 - \beta_1) \beta_1^{i-t}
+
+    for Adam. Here it is found by its meaning, not from a formula: with the sign of :math:`g_t`
+    turned, all squares, and so every v, stay as they are, and the sum of all updates changes by
+    :math:`2 k(g_t) g_t`. So it holds for whatever scales a linear momentum by functions of
+    :math:`|g|`: Adam, AMSGrad, ADOPT, AdaShift; not for ``optax.contrib.acprop``, which centers.
+
+    Args:
+      tx: an optimizer with its learning rate, or any transformation that descends.
+      grads: a recorded sequence, [T, ...] for one array of parameters, none exactly 0.
+
+    Returns:
+      k, of the shape of `grads`, in parameters per gradient, > 0 for descent. Updates are summed up
+      to T: the last entries lack what comes later. It costs T + 1 runs over the sequence.
+
+    Examples:
+      >>> import jax.numpy as jnp, optax
+      >>> from adashift_optax import adashift
+      >>> from adashift_optax.analysis import net_update_factors
+      >>> g = jnp.tile(jnp.array([10., -1., -1., -1.]), 50)  # a rare large gradient
+      >>> for tx in (optax.adam(0.1, b1=0., b2=0.5), adashift(0.1, n=1, b1=0., b2=0.5)):
+      ...     print(net_update_factors(tx, g)[-4:].round(4))
+      [0.0136 0.0191 0.0265 0.0363]
+      [0.0363 0.0136 0.0191 0.0265]
+
+    References:
+      Zhou et al., AdaShift, ICLR 2019, section 3, equation 6.
+    """
+    grads = jnp.asarray(grads)
+    params = jnp.zeros_like(grads[0])
+    extended = optax.with_extra_args_support(tx)
+
+    def total(grads: jax.Array) -> jax.Array:
+        def step(carry: Any, grad: jax.Array) -> tuple[Any, None]:
+            state, moved = carry
+            update, state = extended.update(grad, state, params)
+            return (state, moved - update), None
+
+        carry = extended.init(params), jnp.zeros_like(params)
+        return jax.lax.scan(step, carry, grads)[0][1]
+
+    def turned(t: jax.Array) -> jax.Array:
+        return total(grads.at[t].multiply(-1))
+
+    return (total(grads) - jax.vmap(turned)(jnp.arange(len(grads)))) / (2 * grads)
+
+
+def sequential_second_moment(C: float, d: int, b2: float) -> jax.Array:  # noqa: N803
+    r"""The limit of Adam's v over a cycle of the sequential problem, gradients C, -1, ..., -1.
+
+    :math:`v_{nd+i} \to 1 + (C^2 - 1) (1 - \beta_2) \beta_2^{i-1} / (1 - \beta_2^d)`.
+
+    Args:
+      C: the large gradient, in units of the others.
+      d: length of a cycle in steps.
+      b2: decay of the second moment, in [0, 1).
+
+    Returns:
+      The limit after each step of a cycle, i = 1, ..., d, [d]: largest right after the large one.
+
+    References:
+      Zhou et al., AdaShift, ICLR 2019, section 3 (Lemma 2 and its proof).
+    """
+    i = jnp.arange(1, d + 1)
+    return 1 + (C**2 - 1) * (1 - b2) * jnp.asarray(b2) ** (i - 1) / (1 - jnp.asarray(b2) ** d)
+
+
+def sequential_net_update_factors(
+    C: float,  # noqa: N803
+    d: int,
+    b1: float,
+    b2: float,
+    learning_rate: float = 1.0,
+) -> jax.Array:
+    r"""The limit of Adam's k over a cycle of the sequential problem, at a constant learning rate.
+
+    :math:`k = \alpha (1 - \beta_1) \sum_{j<d} \beta_1^j v_{i+j}^{-1/2} / (1 - \beta_1^d)`, v as in
+    :func:`sequential_second_moment`: the geometric sum over all later cycles.
+
+    Args:
+      C: the large gradient, in units of the others.
+      d: length of a cycle in steps.
+      b1: decay of the momentum, in [0, 1).
+      b2: decay of the second moment, in [0, 1).
+      learning_rate: :math:`\alpha`.
+
+    Returns:
+      The factors of the gradients C, -1, ..., -1 of a cycle, [d]: the first is the smallest.
+    """
+    scale = 1 / jnp.sqrt(sequential_second_moment(C, d, b2))
+    later = scale[(jnp.arange(d)[:, None] + jnp.arange(d)) % d]
+    weights = (1 - b1) * jnp.asarray(b1) ** jnp.arange(d) / (1 - b1**d)
+    return learning_rate * later @ weights
+
+
+def correlation(x: jax.Array, y: jax.Array) -> jax.Array:
+    """Pearson's correlation over time of each element of x with the same of y.
+
+    Args:
+      x: [T, ...], T >= 2.
+      y: of a shape that broadcasts against x, e.g. one v per block: [T, 1, 1].
+
+    Returns:
+      In [-1, 1], of the shape of x without T; 0 where either does not vary.
+
+    Examples:
+      >>> import jax.numpy as jnp
+      >>> from adashift_optax.analysis import correlation
+      >>> x = jnp.array([[1., 1.], [2., 2.], [4., 4.]])
+      >>> print(correlation(x, jnp.array([[1., -1.], [2., -2.], [4., -4.]])))
+      [ 1. -1.]
+    """
+    x, y = x - jnp.mean(x, 0), y - jnp.mean(y, 0)
+    # Scaled first, so that squares of small squares do not underflow.
+    x, y = (z / jnp.where((top := jnp.max(jnp.abs(z), 0)) > 0, top, 1) for z in (x, y))
+    norm = jnp.sqrt(jnp.sum(x * x, 0) * jnp.sum(y * y, 0))
+    return jnp.sum(x * y, 0) / jnp.where(norm > 0, norm, 1)
+
+
+def lagged_correlation(g: jax.Array, lags: tuple[int, ...]) -> jax.Array:
+    """Pearson's correlation over time of each element of g_t with the same of g_{t-k}.
+
+    Args:
+      g: [T, ...].
+      lags: the k, each in [1, T - 2].
+
+    Returns:
+      [len(lags), ...], in [-1, 1].
+
+    Examples:
+      >>> import jax.numpy as jnp
+      >>> from adashift_optax.analysis import lagged_correlation
+      >>> print(lagged_correlation(jnp.array([1., -1.] * 8), (1, 2)))
+      [-1.  1.]
+    """
+    return jnp.stack([correlation(g[k:], g[:-k]) for k in lags])
+
+
+def second_moments(state: Any, params: Any) -> Any:
+    """v_t, before bias correction, of an optimizer in the form of the parameters.
+
+    Args:
+      state: of any chain with one `nu` in it: Adam's, or AdaShift's unless phi="factored".
+      params: the tree that it was initialized with.
+
+    Returns:
+      A tree like `params`; each leaf broadcasts against that of `params`: [...] element by element,
+      of size 1 along the axes that share one v.
+
+    Examples:
+      >>> import jax, jax.numpy as jnp
+      >>> from adashift_optax import adashift
+      >>> from adashift_optax.analysis import second_moments
+      >>> params = {"b": jnp.ones(2), "w": jnp.ones((2, 3))}
+      >>> print(jax.tree.map(jnp.shape, second_moments(adashift(0.1).init(params), params)))
+      {'b': (1,), 'w': (1, 1)}
+    """
+    nu = optax.tree.get(state, "nu")
+    leaves, treedef = jax.tree.flatten(params)
+    ours = any(
+        isinstance(s, ScaleByAdashiftState)
+        for s in jax.tree.leaves(state, is_leaf=lambda s: isinstance(s, ScaleByAdashiftState))
+    )
+    if ours and isinstance(nu, tuple):  # pooled: one number per leaf
+        cells = jnp.concatenate(nu)
+        return treedef.unflatten(
+            [cells[i].reshape((1,) * jnp.ndim(leaf)) for i, leaf in enumerate(leaves)]
+        )
+    return treedef.unflatten(jax.tree.leaves(nu))

@@ -1,0 +1,149 @@
+"""The two problems on which Adam walks the wrong way, with their published constants.
+
+Pure functions of a step number and a key, for ``jax.lax.scan`` over steps, ``jax.vmap`` over seeds.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+
+class Problem(NamedTuple):
+    """Costs f_t of one variable x, one per step, whose mean is to be minimized.
+
+    Attributes:
+      loss: ``(x, t, key) -> f_t(x)``, scalars; t = 1, 2, ... is the step, `key` for random draws.
+      init: x at the start.
+      low: the smallest x allowed.
+      high: the largest x allowed.
+      optimum: the best x in [low, high].
+    """
+
+    loss: Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
+    init: float
+    low: float
+    high: float
+    optimum: float
+
+
+def stochastic(C: float = 101.0, d: float = 0.02) -> Problem:  # noqa: N803  (the paper's name)
+    """The stochastic counterexample: f_t(x) = C x with probability (1 + d) / (C + 1), else -x.
+
+    The mean of f_t is d x, so x should fall without end. Adam climbs, because it divides the rare
+    large gradients by a v that they have just enlarged.
+
+    Args:
+      C: slope of the rare cost, > 0. The paper's code has 101.
+      d: slope of the mean. The paper's code has 0.02, the paper 0.002.
+
+    Returns:
+      A :class:`Problem` without bounds, from x = 0.
+
+    Examples:
+      >>> import jax, optax
+      >>> from adashift_optax import adashift
+      >>> from adashift_optax.problems import stochastic, trajectory
+      >>> key = jax.random.key(0)
+      >>> for tx in (optax.adam(1e-3, b1=0.0), adashift(1e-3, n=1, b1=0.0)):
+      ...     print(f"{trajectory(stochastic(), tx, 100_000, key, every=100_000)[-1]:.1f}")
+      0.1
+      -0.4
+
+    References:
+      Reddi et al., On the Convergence of Adam and Beyond, ICLR 2018, section 3; Zhou et al.,
+      AdaShift, ICLR 2019, section 3 and appendix.
+    """
+    rare = (1 + d) / (C + 1)
+
+    def loss(x: jax.Array, t: jax.Array, key: jax.Array) -> jax.Array:
+        del t
+        return jnp.where(jax.random.bernoulli(key, rare), C * x, -x)
+
+    return Problem(loss, 0.0, -jnp.inf, jnp.inf, -jnp.inf)
+
+
+def sequential(C1: float = 1010.0, C2: float = 10.0, d: int = 101) -> Problem:  # noqa: N803
+    """The sequential counterexample: f_t(x) = C1 x if t mod d = 1, else -C2 x, with x in [-1, 1].
+
+    A cycle of d steps adds up to (C1 - (d - 1) C2) x, with the published constants 10 x: the best x
+    is -1. Adam goes to 1.
+
+    Args:
+      C1: slope of the first cost of each cycle.
+      C2: minus the slope of the others.
+      d: length of a cycle in steps.
+
+    Returns:
+      A :class:`Problem` from x = 0. Its losses ignore the key.
+
+    Examples:
+      >>> import jax, optax
+      >>> from adashift_optax import adashift
+      >>> from adashift_optax.problems import sequential, trajectory
+      >>> def learning_rate(count): return 1 / (1 + count) ** 0.5
+      >>> for make in (optax.adam, adashift):
+      ...     tx = make(learning_rate, b1=0.9, b2=0.99)
+      ...     x = trajectory(sequential(), tx, 20_000, jax.random.key(0), every=20_000)
+      ...     print(f"{x[-1]:.1f}")
+      1.0
+      -1.0
+
+    References:
+      Reddi et al., 2018, section 3; Zhou et al., 2019, section 3.
+    """
+
+    def loss(x: jax.Array, t: jax.Array, key: jax.Array) -> jax.Array:
+        del key
+        return jnp.where(t % d == 1, C1, -C2) * x
+
+    best = -1.0 if (d - 1) * C2 < C1 else 1.0
+    return Problem(loss, 0.0, -1.0, 1.0, best)
+
+
+def trajectory(
+    problem: Problem,
+    tx: optax.GradientTransformation,
+    steps: int,
+    key: jax.Array,
+    every: int = 1,
+) -> jax.Array:
+    """X after every `every` steps of `tx` on `problem`, projected onto [low, high] after each.
+
+    Args:
+      problem: of this module, or of the same form.
+      tx: an optimizer with its learning rate.
+      steps: how many, a multiple of `every`, less than 2**31.
+      key: of the random draws; ``jax.vmap`` over an array of keys runs many seeds at once.
+      every: how many steps between two recorded values.
+
+    Returns:
+      x, float32 [steps // every].
+
+    Raises:
+      ValueError: `steps` is not a multiple of `every`.
+    """
+    if steps % every:
+        raise ValueError(
+            f"steps must be a multiple of every; got steps={steps}, every={every}. "
+            f"Pass e.g. steps={steps // every * every or every}."
+        )
+    tx = optax.with_extra_args_support(tx)
+
+    def step(carry: Any, _: None) -> tuple[Any, None]:
+        x, state, t = carry
+        t = t + 1
+        grad = jax.grad(problem.loss)(x, t, jax.random.fold_in(key, t))
+        update, state = tx.update(grad, state, x)
+        x = jnp.clip(x + update, problem.low, problem.high)
+        return (x, state, t), None
+
+    def record(carry: Any, _: None) -> tuple[Any, jax.Array]:
+        carry, _ = jax.lax.scan(step, carry, None, length=every)
+        return carry, carry[0]
+
+    x = jnp.asarray(problem.init, jnp.float32)
+    carry = x, tx.init(x), jnp.zeros([], jnp.int32)
+    return jax.lax.scan(record, carry, None, length=steps // every)[1]
