@@ -31,7 +31,8 @@ def net_update_factors(tx: optax.GradientTransformation, grads: jax.Array) -> ja
 
     Returns:
       k, of the shape of `grads`, in parameters per gradient, > 0 for descent. Updates are summed up
-      to T: the last entries lack what comes later. It costs T + 1 runs over the sequence.
+      to T: the last entries lack what comes later. It costs T + 1 runs over the sequence. Each k is
+      a difference of sums over T: for thousands of steps use 64 bits (``jax.enable_x64``).
 
     Examples:
       >>> import jax.numpy as jnp, optax
@@ -158,6 +159,8 @@ def lagged_correlation(g: jax.Array, lags: tuple[int, ...]) -> jax.Array:
 
 def second_moments(state: Any, params: Any) -> Any:
     """v_t, before bias correction, of an optimizer in the form of the parameters.
+
+    For correlations over early steps divide by 1 - b2^t (AdaShift: by 1 - b2^(t-n)) first.
 
     Args:
       state: of any chain with one `nu` in it: Adam's, or AdaShift's unless phi="factored".

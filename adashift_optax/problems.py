@@ -26,7 +26,7 @@ class Problem(NamedTuple):
     init: float
     low: float
     high: float
-    optimum: float
+    optimum: jax.Array | float
 
 
 def stochastic(C: float = 101.0, d: float = 0.02) -> Problem:  # noqa: N803  (the paper's name)
@@ -99,7 +99,7 @@ def sequential(C1: float = 1010.0, C2: float = 10.0, d: int = 101) -> Problem:  
         del key
         return jnp.where(t % d == 1, C1, -C2) * x
 
-    best = -1.0 if (d - 1) * C2 < C1 else 1.0
+    best = jnp.where((d - 1) * C2 < C1, -1.0, 1.0)  # the slopes may be traced
     return Problem(loss, 0.0, -1.0, 1.0, best)
 
 
