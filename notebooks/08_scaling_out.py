@@ -321,6 +321,10 @@ plt.show()
 #   sums in the network's own gradients are cut in other places.
 
 # %%
+for leaf in (queue, none.queue["layers"][0]["up"]["kernel"][...]):
+    assert leaf.sharding.spec == P(None, "fsdp", "tensor")
+for tree in (optimizer.opt_state[0].mu, none.nu):
+    assert tree["layers"][0]["up"]["kernel"][...].sharding.spec == P("fsdp", "tensor")
 for name in OPTIMIZERS:
     silent = name in ("Adam", "AdaShift, none, n = 3")
     assert exchanged[name] == ((0, 0, 0) if silent else (2, 2 * kernels, 0))
