@@ -9,8 +9,6 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from adashift_optax._adashift import ScaleByAdashiftState
-
 
 def net_update_factors(tx: optax.GradientTransformation, grads: jax.Array) -> jax.Array:
     r"""k(g_t): how far each gradient moves the parameters in the end, per unit of gradient.
@@ -66,7 +64,7 @@ def net_update_factors(tx: optax.GradientTransformation, grads: jax.Array) -> ja
     return (total(grads) - jax.vmap(turned)(jnp.arange(len(grads)))) / (2 * grads)
 
 
-def sequential_second_moment(C: float, d: int, b2: float) -> jax.Array:  # noqa: N803
+def sequential_second_moment(C: float, d: int, b2: float) -> jax.Array:
     r"""The limit of Adam's v over a cycle of the sequential problem, gradients C, -1, ..., -1.
 
     :math:`v_{nd+i} \to 1 + (C^2 - 1) (1 - \beta_2) \beta_2^{i-1} / (1 - \beta_2^d)`.
@@ -87,11 +85,7 @@ def sequential_second_moment(C: float, d: int, b2: float) -> jax.Array:  # noqa:
 
 
 def sequential_net_update_factors(
-    C: float,  # noqa: N803
-    d: int,
-    b1: float,
-    b2: float,
-    learning_rate: float = 1.0,
+    C: float, d: int, b1: float, b2: float, learning_rate: float = 1.0
 ) -> jax.Array:
     r"""The limit of Adam's k over a cycle of the sequential problem, at a constant learning rate.
 
@@ -170,6 +164,9 @@ def second_moments(state: Any, params: Any) -> Any:
       A tree like `params`; each leaf broadcasts against that of `params`: [...] element by element,
       of size 1 along the axes that share one v.
 
+    Raises:
+      ValueError: the state has no such v, or belongs to other parameters.
+
     Examples:
       >>> import jax, jax.numpy as jnp
       >>> from adashift_optax import adashift
@@ -178,15 +175,19 @@ def second_moments(state: Any, params: Any) -> Any:
       >>> print(jax.tree.map(jnp.shape, second_moments(adashift(0.1).init(params), params)))
       {'b': (1,), 'w': (1, 1)}
     """
-    nu = optax.tree.get(state, "nu")
+    cells = jax.tree.leaves(optax.tree.get(state, "nu"))
     leaves, treedef = jax.tree.flatten(params)
-    ours = any(
-        isinstance(s, ScaleByAdashiftState)
-        for s in jax.tree.leaves(state, is_leaf=lambda s: isinstance(s, ScaleByAdashiftState))
+    if len(cells) != len(leaves):  # vectors with one entry per leaf
+        if any(c.ndim != 1 for c in cells) or sum(c.size for c in cells) != len(leaves):
+            raise ValueError(
+                "state must hold one v per element, block or leaf of params; got "
+                f'{[c.shape for c in cells]} for {len(leaves)} leaves. phi="factored" has none: '
+                "its v is a product. Pass the parameters that state was made for."
+            )
+        cells = list(jnp.concatenate(cells))
+    return treedef.unflatten(
+        [
+            c.reshape((1,) * jnp.ndim(p)) if c.size == 1 else c
+            for c, p in zip(cells, leaves, strict=True)
+        ]
     )
-    if ours and isinstance(nu, tuple):  # pooled: one number per leaf
-        cells = jnp.concatenate(nu)
-        return treedef.unflatten(
-            [cells[i].reshape((1,) * jnp.ndim(leaf)) for i, leaf in enumerate(leaves)]
-        )
-    return treedef.unflatten(jax.tree.leaves(nu))

@@ -29,7 +29,7 @@ class Problem(NamedTuple):
     optimum: jax.Array | float
 
 
-def stochastic(C: float = 101.0, d: float = 0.02) -> Problem:  # noqa: N803  (the paper's name)
+def stochastic(C: float = 101.0, d: float = 0.02) -> Problem:
     """The stochastic counterexample: f_t(x) = C x with probability (1 + d) / (C + 1), else -x.
 
     The mean of f_t is d x, so x should fall without end. Adam climbs, because it divides the rare
@@ -65,7 +65,7 @@ def stochastic(C: float = 101.0, d: float = 0.02) -> Problem:  # noqa: N803  (th
     return Problem(loss, 0.0, -jnp.inf, jnp.inf, -jnp.inf)
 
 
-def sequential(C1: float = 1010.0, C2: float = 10.0, d: int = 101) -> Problem:  # noqa: N803
+def sequential(C1: float = 1010.0, C2: float = 10.0, d: int = 101) -> Problem:
     """The sequential counterexample: f_t(x) = C1 x if t mod d = 1, else -C2 x, with x in [-1, 1].
 
     A cycle of d steps adds up to (C1 - (d - 1) C2) x, with the published constants 10 x: the best x
@@ -110,7 +110,7 @@ def trajectory(
     key: jax.Array,
     every: int = 1,
 ) -> jax.Array:
-    """X after every `every` steps of `tx` on `problem`, projected onto [low, high] after each.
+    """The x after every `every` steps of `tx` on `problem`, projected onto [low, high] after each.
 
     Args:
       problem: of this module, or of the same form.

@@ -117,6 +117,30 @@ def test_correlation_is_numpys():
     np.testing.assert_allclose(lagged_correlation(x, (1, 4)), want, rtol=1e-3, atol=1e-5)
 
 
+def test_second_moments_of_tuples():
+    """A tuple of parameters is not taken for the vectors of one v per leaf, nor these for it."""
+    params = (jnp.ones((2, 3)), jnp.ones(2))
+    grads = jax.tree.map(lambda p: 3 * p, params)
+    for phi, shapes in (("none", ((2, 3), (2,))), ("max", ((1, 1), (1,)))):
+        tx = adashift(0.1, n=1, b2=0.5, phi=phi)
+        for count in (1, 2):
+            some, g = params[:count], grads[:count]
+            state = tx.init(some)
+            for _ in range(2):
+                _, state = tx.update(g, state, some)
+            v = second_moments(state, some)
+            assert tuple(x.shape for x in v) == shapes[:count]
+            assert all((x == 4.5).all() for x in v)
+
+
+def test_second_moments_that_are_not_there():
+    params = {"w": jnp.ones((2, 3)), "b": jnp.ones(2)}
+    with pytest.raises(ValueError, match=r"state must hold one v .* for 2 leaves.*factored"):
+        second_moments(adashift(0.1, phi="factored").init(params), params)
+    with pytest.raises(ValueError, match=r"for 3 leaves.*parameters that state was made for"):
+        second_moments(adashift(0.1).init(params), {**params, "c": jnp.ones(1)})
+
+
 PARAMS = {"w": jnp.ones((2, 3)), "b": jnp.ones(3)}
 
 
