@@ -132,7 +132,7 @@ def scale_by_adashift(
                 "state must be the ScaleByAdashiftState that init or the last update returned; got "
                 f"{type(state).__name__}. Keep one state per optimizer."
             )
-        (clock,) = _checks.check_kind(state.clock, kind).values()
+        clock = _checks.check_kind(state.clock, kind)
         v = jax.tree.leaves(state.nu)
         num = sum(c.size for c in v) if blocks.pooled else len(v) // (1 + blocks.factored)
         _checks.check_updates(updates, num, state.mu, state.queue)

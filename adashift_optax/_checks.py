@@ -197,15 +197,15 @@ def check_params(params: Any, queue_dtype: Any) -> None:
             )
 
 
-def check_kind(clock: Any, kind: str) -> dict[str, jax.Array]:
-    """`clock`, that of a state of this `kind`."""
+def check_kind(clock: Any, kind: str) -> jax.Array:
+    """The value of `clock`, which is that of a state of this `kind`."""
     found = tuple(clock) if isinstance(clock, dict) else (type(clock).__name__,)
     if found != (kind,):
         raise ValueError(
             f"state must be that of an optimizer with {kind}; got {', '.join(found)}. Pass the "
             "arguments that it was made with, or call init for a new state."
         )
-    return clock
+    return clock[kind]
 
 
 def check_updates(updates: Any, num: int, mu: Any, queue: Any) -> None:

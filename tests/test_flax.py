@@ -13,17 +13,13 @@ from flax import linen, nnx
 from flax.training.train_state import TrainState
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
-from test_sharding import VARIANTS, N, norm
+from test_sharding import VARIANTS, N, make_mesh, norm
 
 from adashift_optax import adashift
 
 LAYERS, WIDTH = 4, 8
 AXES = {"block_axes": lambda path, leaf: tuple(range(1, leaf.ndim))}
 STACKED = {**{k: v for k, v in VARIANTS.items() if k != "axes"}, "per_layer": AXES}
-
-
-def make_mesh():
-    return jax.make_mesh((2, 4), ("x", "y"), axis_types=(AxisType.Auto,) * 2)
 
 
 @pytest.fixture(autouse=True)
@@ -91,7 +87,7 @@ def test_nnx_vmapped_layers(variant):
         return model, optimizer
 
     alone, _ = train(None)
-    with jax.set_mesh(make_mesh()):
+    with jax.set_mesh(make_mesh(AxisType.Auto, (2, 4))):
         model, optimizer = train(("x", "y"))
         kernel, want = model.layers.linear.kernel[...], alone.layers.linear.kernel[...]
         np.testing.assert_allclose(kernel, np.asarray(want), rtol=2e-5, atol=1e-6)
@@ -146,7 +142,7 @@ def test_linen_scanned_layers_in_a_train_state(variant):
     for _ in range(12):
         alone = alone_step(alone)
     want = np.asarray(kernel(alone))
-    mesh = make_mesh()
+    mesh = make_mesh(AxisType.Auto, (2, 4))
     with jax.set_mesh(mesh):
         specs = linen.get_partition_spec(jax.eval_shape(init, jax.random.key(0)))
         shardings = jax.tree.map(lambda spec: NamedSharding(mesh, spec), specs)
@@ -170,7 +166,7 @@ def test_equinox_modules(variant):
     if variant == "axes":
         kwargs["block_axes"] = (-1,)
     tx = adashift(1e-2, n=N, **kwargs)
-    mesh = make_mesh()
+    mesh = make_mesh(AxisType.Auto, (2, 4))
 
     def loss(model):
         return loss_of(eqx.filter(model, eqx.is_inexact_array))

@@ -9,6 +9,7 @@ import pytest
 from common import make_grads, worst_error
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
+from test_sharding import make_mesh
 
 from adashift_optax import adashift, scale_by_adashift
 from adashift_optax.sharding import opt_state_shardings
@@ -25,10 +26,6 @@ VARIANTS = {
     "float8": {"queue_dtype": "float8_e5m2"},
     "none_float8": {"phi": "none", "queue_dtype": "float8_e4m3fn"},
 }
-
-
-def make_mesh():
-    return jax.make_mesh((4, 2), AXES, axis_types=(AxisType.Auto,) * 2)
 
 
 def placed(mesh, tree):
@@ -52,7 +49,7 @@ def test_phi_is_that_of_the_whole_block(variant):
     """Twenty steps on shards against the NumPy reference, or where that rounds nothing, a whole."""
     kwargs = {"n": 3, **VARIANTS[variant]}
     grads = make_grads(20, SHAPES, np.float32)
-    mesh = make_mesh()
+    mesh = make_mesh(AxisType.Auto)
     tx, whole = scale_by_adashift(axis_name=AXES, **kwargs), scale_by_adashift(**kwargs)
     state = tx.init(placed(mesh, grads[0]))
     update = sharded_update(tx, mesh, placed(mesh, grads[0]))
@@ -75,7 +72,7 @@ def test_phi_is_that_of_the_whole_block(variant):
 def test_without_axis_name(phi):
     """JAX refuses it, because v differs from shard to shard; unchecked, updates are others."""
     grads = make_grads(8, SHAPES, np.float32)
-    mesh = make_mesh()
+    mesh = make_mesh(AxisType.Auto)
     tx = scale_by_adashift(3, phi=phi)
     params = placed(mesh, grads[0])
     with pytest.raises(ValueError, match="out_specs"):
@@ -93,7 +90,7 @@ def test_without_axis_name(phi):
 @pytest.mark.parametrize("phi", ["max", "mean"])
 @pytest.mark.parametrize("window", ["sliding", "hopping"])
 def test_one_number_per_block_is_all_that_is_communicated(how, phi, window):
-    mesh = make_mesh()
+    mesh = make_mesh(AxisType.Auto)
     params = placed(mesh, make_grads(1, SHAPES, np.float32)[0])
     axis_name = AXES if how == "shard_map" else None
     tx = scale_by_adashift(3, phi=phi, window=window, axis_name=axis_name)
