@@ -236,7 +236,9 @@ def _rescale(m: jax.Array, scale: jax.Array, clip: Any, dtype: jnp.dtype) -> jax
     if clip is not None:
         limit = jnp.minimum(limit, jnp.asarray(clip, real))
     if jnp.iscomplexobj(u):
-        limited = u * jnp.minimum(1, limit / jnp.abs(u)).astype(u.dtype)
+        size = jnp.abs(u)
+        large = size > limit
+        limited = u * jnp.where(large, limit / jnp.where(large, size, 1), 1).astype(u.dtype)
     else:
         limited = jax.lax.clamp(-limit, u, limit)
     return jax.lax.select(jnp.isfinite(m), limited, u).astype(dtype)

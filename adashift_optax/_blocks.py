@@ -55,9 +55,16 @@ def _mean(x: jax.Array, axes: tuple[int, ...] | int | None) -> jax.Array:
     return total / max(x.size // max(total.size, 1), 1)
 
 
+def _root(x: jax.Array) -> jax.Array:
+    """The square root, whose derivative is 0 at 0: an infinite one would become NaN later."""
+    positive = x > 0
+    return jnp.where(positive, jnp.sqrt(jnp.where(positive, x, 1)), 0)
+
+
 def _inverse(root: jax.Array, eps: Any) -> jax.Array:
     """1 / (root + eps), and 0 where the root is 0: no scale yet, no step."""
-    return jnp.where(root > 0, 1 / (root + jnp.asarray(eps, root.dtype)), 0)
+    known = root > 0
+    return jnp.where(known, 1 / (jnp.where(known, root, 1) + jnp.asarray(eps, root.dtype)), 0)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,6 +95,8 @@ class Blocks:
         """Zero cells for `params`: vectors, a tree like `params`, or (rows, columns) of trees."""
         if self.pooled:
             leaves = jax.tree.leaves(params)
+            if not leaves:  # a leaf for any number of vectors, as optax.tree.map_params wants it
+                return jnp.zeros([0])
             dtype = widest(accumulator_dtype(p, real=True) for p in leaves)
             return tuple(jnp.zeros([len(group)], dtype) for group in _groups(leaves))
         cells = [
@@ -114,6 +123,8 @@ class Blocks:
         of: Callable[[jax.Array], jax.Array] = squared,
     ) -> list[jax.Array]:
         """Applies phi to `of`(g) in every block of `g`; returns cells of the form of `like`."""
+        if not g:
+            return list(like)
         if self.pooled:
             values = _groups([self._phi(of(x), None) for x in g])
             cells = [
@@ -167,15 +178,15 @@ class Blocks:
     def scales(self, v: Sequence[jax.Array], to_vhat: Any, eps: Any, num: int) -> list[jax.Array]:
         """1 / (sqrt(v * to_vhat(v)) + eps) for each of `num` leaves, 0 where v is 0."""
         if not self.factored:
-            return self.spread([_inverse(jnp.sqrt(c * to_vhat(c)), eps) for c in v], num)
+            return self.spread([_inverse(_root(c * to_vhat(c)), eps) for c in v], num)
         scales = []
         for rows, columns in zip(v[:num], v[num:], strict=True):
             if rows.ndim < 2:
-                root = jnp.sqrt(rows * to_vhat(rows))
+                root = _root(rows * to_vhat(rows))
             else:
                 # Adafactor's rows x columns / mean(rows); the ratio first, lest products underflow.
                 mean = _mean(rows, -2)[..., None, :]
                 share = jnp.where(mean > 0, rows / jnp.where(mean > 0, mean, 1), 0)
-                root = jnp.sqrt(share) * jnp.sqrt(columns * to_vhat(columns))
+                root = _root(share) * _root(columns * to_vhat(columns))
             scales.append(_inverse(root, eps))
         return scales

@@ -1,14 +1,32 @@
 """The queue of gradients: in which dtype a slot holds them, and by what they are scaled."""
 
 import dataclasses
+from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.custom_derivatives import SymbolicZero
 
 from adashift_optax import _queue
 from adashift_optax._blocks import Blocks, accumulator_dtype
 from adashift_optax._boxes import map_leaves
+
+
+@jax.custom_jvp
+def _constant(x: jax.Array) -> jax.Array:
+    """`x`, which may not depend on what is differentiated by: its bits have no derivative."""
+    return x
+
+
+@partial(_constant.defjvp, symbolic_zeros=True)
+def _constant_jvp(primals: Any, tangents: Any) -> tuple[Any, Any]:
+    if not isinstance(tangents[0], SymbolicZero):
+        raise TypeError(
+            "queue_dtype must be None where updates are differentiated by gradients, because a "
+            "queue of bits would drop a part of the derivative. Leave queue_dtype out there."
+        )
+    return primals[0], jnp.zeros_like(primals[0])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,7 +43,7 @@ class GradientQueue:
 
     def init(self, params: Any) -> tuple[Any, Any]:
         """Empty rings for `params` and, where the dtype needs them, rings of scales."""
-        dtypes = [accumulator_dtype(p) for p in jax.tree.leaves(params)]
+        dtypes = [accumulator_dtype(p) for p in jax.tree.leaves(params)] or [jnp.dtype("float32")]
         rings = map_leaves(
             lambda p: _queue.empty(p, self.n, self._held(accumulator_dtype(p))), params
         )
@@ -100,7 +118,9 @@ class GradientQueue:
         if self.dtype is None:
             return rounded
         narrow, held = rounded.astype(self.dtype), self._held(rounded.dtype)
-        return narrow if held == self.dtype else jax.lax.bitcast_convert_type(narrow, held)
+        if held == self.dtype:
+            return narrow
+        return jax.lax.bitcast_convert_type(_constant(narrow), held)
 
     def _decode(self, bits: jax.Array, dtype: jnp.dtype) -> jax.Array:
         """What :meth:`_encode` was given."""

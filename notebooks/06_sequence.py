@@ -176,8 +176,11 @@ rows = {
     "none, n=3, clip 1": (none(3),),
     "none, n=10, clip 1": (none(10),),
     "none, n=40, clip 1": (none(40),),
+    "none, n=1, clip 1, hopping": (none(1, window="hopping"),),
+    "none, n=3, clip 1, hopping": (none(3, window="hopping"),),
     "none, n=6, clip 1, hopping": (none(6, window="hopping"),),
-    "none, n=20, clip 1, hopping": (none(20, window="hopping"),),
+    "none, n=10, clip 1, hopping": (none(10, window="hopping"),),
+    "none, n=40, clip 1, hopping": (none(40, window="hopping"),),
     "none, n=3, clip 3": (none(3, 3.0),),
     "none, n=3": (none(3, None),),
     "factored, n=3, clip 1": (scale_by_adashift(3, phi="factored", clip_value=1.0),),
@@ -248,7 +251,10 @@ losses = np.stack([results[name]["loss"] for name in names], axis=1)
 band(left, range(3), losses, "AdaShift, none", "n=3", marker="o")
 left.set_xticks(range(3), ["1", "3", "no clip"])
 left.set(xlabel="clip_value", ylabel="test loss [nats per token]")
-for label, steps, suffix in (("sliding", (1, 3, 10, 40), ""), ("hopping", (6, 20), ", hopping")):
+for label, steps, suffix in (
+    ("sliding", (1, 3, 10, 40), ""),
+    ("hopping", (1, 3, 6, 10, 40), ", hopping"),
+):
     losses = np.stack([results[f"none, n={n}, clip 1{suffix}"]["loss"] for n in steps], axis=1)
     name = "AdaShift, hopping" if suffix else "AdaShift, none"
     band(right, steps, losses, name, f"{label}, clip 1", marker="o")

@@ -1,0 +1,316 @@
+"""The contract as tables: which variants of which optimizers give the reference's updates where.
+
+`test_contract.py` tests every cell. `python tests/contract.py` writes docs/contract.md from them.
+"""
+
+import dataclasses
+import functools
+import operator
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import optax.contrib
+import reference
+from jax.experimental import checkify
+
+from adashift_optax import STATIC_ARGS, adashift, adashiftw, scale_by_adashift
+
+N, STEPS = 2, 9
+SHAPES = {"w": (3, 4), "b": (5,), "s": ()}
+FROZEN = "b"  # the leaf that some contexts leave out; nothing else has an axis of its size
+RATE, DECAY = 0.1, 0.5
+
+OPTIMIZERS = {
+    "scale_by_adashift": (scale_by_adashift, {}),
+    "adashift": (adashift, {"learning_rate": RATE}),
+    "adashiftw": (adashiftw, {"learning_rate": RATE, "weight_decay": DECAY}),
+}
+
+VARIANTS: Mapping[str, dict[str, Any]] = {
+    "max": {},
+    "mean": {"phi": "mean"},
+    "none": {"phi": "none"},
+    "factored": {"phi": "factored"},
+    "callable phi": {"phi": lambda g2: g2.sum() + 1},
+    "block_axes": {"block_axes": lambda path, leaf: (leaf.ndim - 1,) if leaf.ndim else None},
+    "b1=0": {"b1": 0},
+    "none, b1=0": {"phi": "none", "b1": 0},
+    "n=1": {"n": 1},
+    "none, clip_value": {"phi": "none", "clip_value": 0.9},
+    "clip_value schedule": {"clip_value": lambda count: 0.2 + 0.1 * count},
+    "hopping": {"window": "hopping"},
+    "none, hopping": {"phi": "none", "window": "hopping"},
+    "factored, hopping": {"phi": "factored", "window": "hopping"},
+    "bfloat16": {"queue_dtype": "bfloat16"},
+    "none, float16": {"phi": "none", "queue_dtype": "float16"},
+    "float8_e5m2": {"queue_dtype": "float8_e5m2"},
+    "float8_e4m3fn": {"queue_dtype": "float8_e4m3fn"},
+}
+NARROW = tuple(name for name, kwargs in VARIANTS.items() if "queue_dtype" in kwargs)
+
+
+def reference_updates(grads, kwargs):
+    """Of a list of gradients of one leaf, by the NumPy reference, which has no `queue_dtype`."""
+    kwargs = {"n": N, "b1": 0.9, "phi": "max", "window": "sliding", **kwargs}
+    n, b1, phi, window = (kwargs[name] for name in ("n", "b1", "phi", "window"))
+    axes = kwargs["block_axes"](None, grads[0]) if "block_axes" in kwargs else None
+    clip = kwargs.get("clip_value")
+    return reference.adashift(grads, n, b1, 0.999, 1e-10, phi, axes, clip, window)[0]
+
+
+def oracle(kwargs):
+    """The reference as an Optax transformation, which keeps every gradient that reaches it."""
+
+    def init(params):
+        seen = jax.tree.map(lambda p: jnp.zeros((STEPS, *p.shape), p.dtype), params)
+        return jnp.zeros([], int), seen
+
+    def latest(count, seen):
+        def one(s):
+            return np.asarray(reference_updates(list(np.asarray(s)[: count + 1]), kwargs)[-1])
+
+        return jax.tree.map(one, seen)
+
+    def update(updates, state, params=None):
+        del params
+        count, seen = state
+        seen = jax.tree.map(lambda s, g: s.at[count].set(g), seen, updates)
+        like = jax.tree.map(lambda g: jax.ShapeDtypeStruct(g.shape, g.dtype), updates)
+        return jax.pure_callback(latest, like, count, seen), (count + 1, seen)
+
+    return optax.GradientTransformation(init, update)
+
+
+def oracles(kwargs):
+    """For each of OPTIMIZERS what it must equal."""
+    rate, decay = optax.scale(-RATE), optax.add_decayed_weights(DECAY)
+    return {
+        "scale_by_adashift": oracle(kwargs),
+        "adashift": optax.chain(oracle(kwargs), rate),
+        "adashiftw": optax.chain(oracle(kwargs), decay, rate),
+    }
+
+
+# How steps are run: (step, carry, grads) -> updates, with step(carry, g) -> (carry, updates).
+# Docstrings go into the page.
+
+
+def eager(step, carry, grads):
+    """Operation by operation."""
+    updates = []
+    for g in grads:
+        carry, u = step(carry, g)
+        updates.append(u)
+    return updates
+
+
+def jitted(step, carry, grads, **options):
+    """Compiled once."""
+    step = jax.jit(step, **options)
+    updates = eager(step, carry, grads)
+    assert step._cache_size() == 1
+    return updates
+
+
+def donated(step, carry, grads):
+    """In place: see the README."""
+    carry = jax.tree.map(jnp.copy, carry)  # for parameters are in it three times
+    return eager(jax.jit(step, donate_argnums=0), carry, grads)
+
+
+def scanned(step, carry, grads):
+    """All steps in one program."""
+    stacked = jax.tree.map(lambda *g: jnp.stack(g), *grads)
+    _, updates = jax.jit(lambda c, g: jax.lax.scan(step, c, g))(carry, stacked)
+    return [jax.tree.map(lambda u: u[t], updates) for t in range(len(grads))]  # noqa: B023
+
+
+def not_numbers(g):
+    return jax.tree.map(lambda x: jnp.full_like(x, jnp.nan), g)
+
+
+def in_cond(step, carry, grads):
+    """A step that is not taken leaves no trace."""
+
+    @jax.jit
+    def maybe(carry, g, taken):
+        u = jax.tree.map(lambda u: jnp.zeros(u.shape, u.dtype), jax.eval_shape(step, carry, g)[1])
+        return jax.lax.cond(taken, step, lambda c, g: (c, u), carry, g)
+
+    return eager(lambda c, g: maybe(maybe(c, not_numbers(g), False)[0], g, True), carry, grads)
+
+
+def beside_another(over):
+    def run(step, carry, grads):
+        """Copies with states of their own."""
+        twice = [jax.tree.map(lambda x: jnp.stack([x, 2 * x]), g) for g in grads]
+        carry = jax.tree.map(lambda x: jnp.stack([x, x]), carry)
+        return [jax.tree.map(lambda u: u[0], u) for u in eager(over(step), carry, twice)]
+
+    return run
+
+
+def checked(step, carry, grads):
+    """With `checkify.all_checks`: no NaN, no division by 0, no index out of range."""
+    checked_step = jax.jit(checkify.checkify(step, errors=checkify.all_checks))
+
+    def one(carry, g):
+        error, out = checked_step(carry, g)
+        error.throw()
+        return out
+
+    # A few at a time, for XLA takes minutes to compile so many checks in one program.
+    names = list(carry)
+    parts = [
+        eager(one, {name: carry[name] for name in names[i : i + 3]}, grads)
+        for i in range(0, len(names), 3)
+    ]
+    return [functools.reduce(operator.or_, updates) for updates in zip(*parts, strict=True)]
+
+
+RUNS = {
+    "eager": eager,
+    "jax.jit": jitted,
+    "jax.jit, donated": donated,
+    "jax.lax.scan": scanned,
+    "jax.lax.cond": in_cond,
+    "jax.vmap": beside_another(lambda step: jax.jit(jax.vmap(step))),
+    "jax.pmap": beside_another(jax.pmap),
+    "checkify": checked,
+}
+
+
+def rejecting(step, carry, grads):
+    """Before each step one that is rejected: it leaves the wrapped state as it is, bit for bit."""
+    step = jax.jit(step)
+
+    def one(carry, g):
+        states = [{k: s.inner_state for k, (_, s) in carry.items()}]
+        carry, _ = step(carry, not_numbers(g))
+        states.append({k: s.inner_state for k, (_, s) in carry.items()})
+        assert_same_bits(*states)
+        return step(carry, g)
+
+    return eager(one, carry, grads)
+
+
+def assert_same_bits(tree, other):
+    def bits(tree):
+        return [(x.shape, x.dtype, np.asarray(x).tobytes()) for x in jax.tree.leaves(tree)]
+
+    assert jax.tree.structure(tree) == jax.tree.structure(other)
+    assert bits(tree) == bits(other)
+
+
+def same(x):
+    return x
+
+
+@dataclasses.dataclass(frozen=True)
+class Wrapper:
+    """What is put around an optimizer, or into its parameters.
+
+    `make` builds the optimizer from its factory. `tree` changes parameters and gradients, `start`
+    the parameters alone; `extra` goes to update. `frozen`: nothing of the state is FROZEN's.
+    """
+
+    note: str
+    wrap: Callable[..., Any] = same
+    make: Callable[..., Any] = lambda factory, kwargs: factory(**kwargs)
+    run: Callable[..., Any] = jitted
+    tree: Callable[..., Any] = same
+    start: Callable[..., Any] = same
+    extra: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    frozen: bool = False
+
+
+MASK = {name: name != FROZEN for name in SHAPES}
+LABELS = {name: "train" if trained else "freeze" for name, trained in MASK.items()}
+
+WRAPPERS = {
+    "chain": Wrapper(
+        "With anything before and behind it.",
+        lambda tx: optax.chain(optax.clip(0.5), tx, optax.add_decayed_weights(0.1)),
+    ),
+    "masked": Wrapper(
+        "What is masked out has no state.", lambda tx: optax.masked(tx, MASK), frozen=True
+    ),
+    "partition": Wrapper(
+        "What is frozen has no state.",
+        lambda tx: optax.partition({"train": tx, "freeze": optax.set_to_zero()}, LABELS),
+        frozen=True,
+    ),
+    "leaves that are None": Wrapper(
+        "They have no state.", tree=lambda tree: {**tree, FROZEN: None}, frozen=True
+    ),
+    "leaves that are MaskedNode": Wrapper(
+        "They have no state.", tree=lambda tree: {**tree, FROZEN: optax.MaskedNode()}, frozen=True
+    ),
+    "MultiSteps": Wrapper(
+        "It copies the whole state in every step, Adam's too: accumulating outside is faster.",
+        lambda tx: optax.MultiSteps(tx, 2).gradient_transformation(),
+    ),
+    "apply_if_finite": Wrapper(
+        "A rejected step leaves the state as it is, bit for bit.",
+        lambda tx: optax.apply_if_finite(tx, 3),
+        run=rejecting,
+    ),
+    "inject_hyperparams": Wrapper(
+        "With `static_args=STATIC_ARGS`.",
+        make=lambda factory, kwargs: optax.inject_hyperparams(factory, STATIC_ARGS)(**kwargs),
+    ),
+    "lookahead": Wrapper(
+        "",
+        lambda tx: optax.lookahead(tx, sync_period=2, slow_step_size=0.5),
+        start=optax.LookaheadParams.init_synced,
+    ),
+    "contrib.schedule_free": Wrapper("", lambda tx: optax.contrib.schedule_free(tx, RATE)),
+    "contrib.mechanize": Wrapper("", optax.contrib.mechanize),
+    "contrib.reduce_on_plateau": Wrapper(
+        "In a chain.",
+        lambda tx: optax.chain(tx, optax.contrib.reduce_on_plateau(patience=1)),
+        extra={"value": 1.0},
+    ),
+    "flatten": Wrapper("All leaves become one, and so one block.", optax.flatten),
+    "with_extra_args_support": Wrapper(
+        "Further arguments of `update` are ignored.",
+        optax.with_extra_args_support,
+        extra={"value": 1.0},
+    ),
+}
+
+
+def make_grads(seed=0):
+    """Multiples of 1/4 up to 3/4: exact in every queue_dtype, and so are means of two."""
+    rng = np.random.default_rng(seed)
+    return [
+        {k: jnp.asarray(rng.integers(-3, 4, shape) / 4) for k, shape in SHAPES.items()}
+        for _ in range(STEPS)
+    ]
+
+
+def make_params():
+    rng = np.random.default_rng(1)
+    return {k: jnp.asarray(rng.standard_normal(shape)) for k, shape in SHAPES.items()}
+
+
+def run(txs, context, how):
+    """The updates of optimizers at every step, parameters following them, and the first states."""
+    params = context.start(context.tree(make_params()))
+    txs = {name: optax.with_extra_args_support(context.wrap(tx)) for name, tx in txs.items()}
+    states = jax.jit(lambda params: {name: tx.init(params) for name, tx in txs.items()})(params)
+
+    def step(carry, g):
+        def one(tx, params, state):
+            u, state = tx.update(g, state, params, **context.extra)
+            return (optax.apply_updates(params, u), state), u
+
+        out = {name: one(txs[name], *pair) for name, pair in carry.items()}
+        return tuple({name: pair[i] for name, pair in out.items()} for i in (0, 1))
+
+    carry = {name: (params, state) for name, state in states.items()}
+    return how(step, carry, [context.tree(g) for g in make_grads()]), states
