@@ -1,8 +1,9 @@
 # `make demo` and `make test` set everything up on a machine that has only Python >= 3.11 and git.
 PYTHON ?= python3
 BIN := .venv/bin
+SPHINX = $(BIN)/sphinx-build --quiet --fail-on-warning --keep-going -c docs -d docs/_build/doctrees
 
-.PHONY: demo distributed-demo notebooks test lint bench clean
+.PHONY: demo distributed-demo notebooks test lint bench docs clean
 
 demo: .venv/demo
 	$(BIN)/python -m adashift_optax
@@ -15,6 +16,10 @@ test: lint
 
 notebooks: .venv/notebooks
 	$(BIN)/python notebooks/run.py
+
+docs: .venv/docs
+	$(SPHINX) -b html . docs/_build/html
+	$(SPHINX) -b doctest . docs/_build/doctest
 
 lint: .venv/test
 	$(BIN)/ruff check .
@@ -32,4 +37,4 @@ bench: .venv/bench
 	touch $@
 
 clean:
-	rm -rf .venv runs
+	rm -rf .venv runs docs/_build

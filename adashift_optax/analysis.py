@@ -75,7 +75,7 @@ def sequential_second_moment(C: float, d: int, b2: float) -> jax.Array:
       b2: decay of the second moment, in [0, 1).
 
     Returns:
-      The limit after each step of a cycle, i = 1, ..., d, [d]: largest right after the large one.
+      The limit after each step of a cycle, i = 1, ..., d, [d]. Largest right after the large one.
 
     References:
       Zhou et al., AdaShift, ICLR 2019, section 3 (Lemma 2 and its proof).
@@ -100,7 +100,7 @@ def sequential_net_update_factors(
       learning_rate: :math:`\alpha`.
 
     Returns:
-      The factors of the gradients C, -1, ..., -1 of a cycle, [d]: the first is the smallest.
+      The factors of the gradients C, -1, ..., -1 of a cycle, [d]. The first is the smallest.
     """
     scale = 1 / jnp.sqrt(sequential_second_moment(C, d, b2))
     later = scale[(jnp.arange(d)[:, None] + jnp.arange(d)) % d]
@@ -161,8 +161,8 @@ def second_moments(state: Any, params: Any) -> Any:
       params: the tree that it was initialized with.
 
     Returns:
-      A tree like `params`; each leaf broadcasts against that of `params`: [...] element by element,
-      of size 1 along the axes that share one v.
+      A tree like `params`; each leaf broadcasts against that of `params`, with size 1 along the
+      axes that share one v.
 
     Raises:
       ValueError: the state has no such v, or belongs to other parameters.

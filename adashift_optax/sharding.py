@@ -20,7 +20,7 @@ def opt_state_shardings(tx: optax.GradientTransformation, params: optax.Params) 
         any axis types. Leaves with another or no sharding are taken as replicated on it.
 
     Returns:
-      A tree like ``tx.init(params)`` with a ``NamedSharding`` on that mesh in place of each array:
+      A tree like ``tx.init(params)`` with a ``NamedSharding`` on that mesh in place of each array,
       for the ``out_shardings`` of a jitted init, ``jax.device_put``, or an Orbax restore.
 
     Raises:

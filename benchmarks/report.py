@@ -155,9 +155,9 @@ def cells(row: Row) -> list[str]:
     ]
 
 
-def save_tables(rows: list[Row], heading: str, path: Path) -> None:
+def save_tables(rows: list[Row], title: str, heading: str, path: Path) -> None:
     """Write a Markdown table for each group."""
-    lines = ["# Benchmarks", "", heading]
+    lines = [f"# {title}", "", heading]
     for group in dict.fromkeys(row.group for row in rows):
         lines += ["", f"## {group}", "", f"| {' | '.join(COLUMNS)} |"]
         lines.append(f"|---|---|{'---:|' * (len(COLUMNS) - 3)}---|")

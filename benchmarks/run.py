@@ -43,6 +43,7 @@ def main() -> int:
     folder.mkdir(parents=True, exist_ok=True)
 
     csv, table = ("sharded.csv", "sharded.md") if args.sharded else ("results.csv", "table.md")
+    title = f"{'On a mesh' if args.sharded else 'Results'}: {report.machine()}"
     heading = describe(settings)
     print(heading)
     rows: list[report.Row] = []
@@ -52,7 +53,7 @@ def main() -> int:
         rows.append(row)
         report.save_csv(rows, folder / csv)
         shown = [row for row in rows if row.group != cases.SWEEP]
-        report.save_tables(shown, heading, folder / table)
+        report.save_tables(shown, title, heading, folder / table)
         elapsed = time.perf_counter() - start
         print(f"{number}/{len(todo)}, {elapsed:.0f} s: {row.name}: {row.ratio:.3f} {row.verdict}")
     if not args.only and not args.sharded:

@@ -25,7 +25,8 @@ def sources() -> list[Path]:
 def read(source: Path) -> nbformat.NotebookNode:
     """The notebook of a source, without outputs."""
     notebook = jupytext.read(source)
-    notebook.metadata = {"kernelspec": {"name": "python3", "display_name": "Python 3"}}
+    kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
+    notebook.metadata = {"kernelspec": kernel}
     for number, cell in enumerate(notebook.cells):
         cell["id"] = str(number)
         cell["metadata"] = {}

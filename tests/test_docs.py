@@ -2,32 +2,75 @@
 
 import doctest
 import importlib
+import json
 import pkgutil
 import re
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
+import optax
 import pytest
 
 import adashift_optax
+from adashift_optax import adashift, state_bytes
 
+ROOT = Path(__file__).parent.parent
 MODULES = [module.name for module in pkgutil.iter_modules(adashift_optax.__path__)]
 WITH_EXAMPLES = {"_alias": 2, "_memory": 1, "analysis": 4, "problems": 2, "sharding": 1}
-PAGES = sorted((Path(__file__).parent.parent / "docs").glob("*.md"))
+PAGES = sorted((ROOT / "docs").glob("*.md"))
+# Their code is the README's or the docstrings', or they have none.
+WITHOUT_CODE = {"api", "deviations", "index", "quickstart"}
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def text_of(page):
+    return (ROOT / "docs" / f"{page}.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("page", [page.stem for page in PAGES])
 def test_code_blocks(page, capsys):
-    text = page.read_text(encoding="utf-8")
-    code = "\n".join(re.findall(r"```python\n(.*?)```", text, re.S))
-    assert code
+    code = "\n".join(re.findall(r"```python\n(.*?)```", text_of(page), re.S))
+    assert bool(code) == (page not in WITHOUT_CODE)
     with jax.numpy_dtype_promotion("standard"):  # as a user runs it
-        exec(compile(code, page.name, "exec"), {})
+        exec(compile(code, page, "exec"), {})
     printed = capsys.readouterr().out.splitlines()
     expected = re.findall(r"print\(.*\)  # (.*)", code)
     assert len(printed) == len(expected)
     for line, comment in zip(printed, expected, strict=True):
         assert line.startswith(comment.removesuffix("..."))
+
+
+def test_the_table_of_memory():
+    """Each row is code, and the bytes of state that it needs per parameter of large kernels."""
+    params = {f"w{i}": jax.ShapeDtypeStruct((1024, 1024), jnp.float32) for i in range(8)}
+    rows = re.findall(r"^\| `(.+)` \| (\d+) \|$", text_of("memory"), re.M)
+    assert len(rows) > 10
+    for code, figure in rows:
+        tx = eval(code, {"adashift": adashift, "optax": optax})
+        held = state_bytes(tx, params) / sum(p.size for p in params.values())
+        assert int(figure) <= held < int(figure) + 0.2, code
+
+
+def test_the_table_of_choosing():
+    """Each row stands in what notebook 9 printed when it was last executed."""
+    notebook = json.loads((ROOT / "notebooks" / "09_choosing.ipynb").read_text(encoding="utf-8"))
+    outputs = [output for cell in notebook["cells"] for output in cell.get("outputs", ())]
+    printed = " ".join("".join(output.get("text", ())) for output in outputs).split()
+    rows = re.findall(r"^\| (.+) \| (\d+) \| ([\d.]+) \| ([\d.]+) \|$", text_of("choosing"), re.M)
+    assert len(rows) == 9
+    for row in rows:
+        assert " ".join(row) in " ".join(printed), row
+
+
+def test_the_reference_has_every_public_name():
+    listed = set(re.findall(r"^\.\. (?:auto\w+|py:data):: (\w+)$", text_of("api"), re.M))
+    public = set(adashift_optax.__all__)
+    for module in map(importlib.import_module, re.findall(r"automodule:: (.+)", text_of("api"))):
+        for name, value in vars(module).items():
+            own = getattr(value, "__module__", None) == module.__name__
+            if own and callable(value) and not name.startswith("_"):
+                public.add(name)
+    assert listed == public
 
 
 @pytest.mark.parametrize("name", [name for name in MODULES if name != "__main__"])

@@ -1,0 +1,85 @@
+"""Sphinx: the pages of this site are docs/*.md, the notebooks and benchmarks beside docs/.
+
+``make docs`` builds it. The source directory is the root of the repository, so that a relative link
+means the same file on the site, on GitHub and in an editor.
+"""
+
+import re
+
+from docutils import nodes
+from latex2mathml.converter import convert
+
+import adashift_optax
+
+project = "adashift_optax"
+author = "the adashift_optax authors"
+version = release = adashift_optax.__version__
+extensions = [
+    "myst_nb",
+    "sphinx.ext.autodoc",
+    "sphinx.ext.doctest",
+    "sphinx.ext.napoleon",
+]
+
+root_doc = "docs/index"
+include_patterns = [
+    "docs/*.md",
+    "notebooks/*.ipynb",
+    "benchmarks/README.md",
+    "benchmarks/results/*/*.md",
+    "CHANGELOG.md",
+]
+exclude_patterns = [".*", "runs", "docs/_build"]
+
+highlight_language = "none"  # of what names no language
+nb_execution_mode = "off"  # the outputs that `make notebooks` kept
+myst_enable_extensions = ["dollarmath"]
+myst_heading_anchors = 3
+
+autodoc_typehints = "none"  # the docstrings say it
+napoleon_use_ivar = True
+napoleon_attr_annotations = False
+doctest_test_doctest_blocks = "default"
+nitpicky = True  # without the inventories of other libraries: their names are no references here
+
+html_theme = "sphinx_book_theme"
+html_title = "adashift_optax"
+html_favicon = "_static/favicon.svg"
+html_static_path = ["_static"]
+html_css_files = ["site.css"]
+html_additional_pages = {"index": "redirect.html"}
+templates_path = ["_templates"]
+html_context = {"default_mode": "auto"}
+html_show_copyright = False
+html_show_sourcelink = False
+html_use_index = html_domain_indices = False
+html_theme_options = {
+    "navbar_persistent": [],
+    "show_toc_level": 2,
+    "use_download_button": False,
+    "use_fullscreen_button": False,
+}
+html_math_renderer = "mathml"
+
+
+def _math(translator, node):
+    """Writes a formula as MathML, which browsers show without any script."""
+    block, text = isinstance(node, nodes.math_block), node.astext()
+    if r"\\" in text:  # several lines, aligned at their &
+        text = rf"\begin{{split}}{text}\end{{split}}"
+    translator.body.append(translator.starttag(node, "div" if block else "span", "", CLASS="math"))
+    translator.body.append(convert(text, display="block" if block else "inline"))
+    translator.body.append("</div>\n" if block else "</span>")
+    raise nodes.SkipNode
+
+
+def _links(app, path, parent, content):
+    """Makes the relative links of a file above docs/ those of a page in docs/ that includes it."""
+    content[0] = re.sub(r"\]\((?!https?:|#)", "](../", content[0])
+
+
+def setup(app):
+    """Registers both with Sphinx, which calls this."""
+    app.connect("include-read", _links)
+    app.add_html_math_renderer("mathml", (_math, None), (_math, None))
+    return {"parallel_read_safe": True, "parallel_write_safe": True}
