@@ -43,7 +43,8 @@ class GradientQueue:
 
     def init(self, params: Any) -> tuple[Any, Any]:
         """Empty rings for `params` and, where the dtype needs them, rings of scales."""
-        dtypes = [accumulator_dtype(p) for p in jax.tree.leaves(params)] or [jnp.dtype("float32")]
+        # Of no parameters (optax.tree.map_params asks so) as of the widest there are.
+        dtypes = [accumulator_dtype(p) for p in jax.tree.leaves(params) or [0.0]]
         rings = map_leaves(
             lambda p: _queue.empty(p, self.n, self._held(accumulator_dtype(p))), params
         )

@@ -1,11 +1,9 @@
 """The contract as tables: which variants of which optimizers give the reference's updates where.
 
-`test_contract.py` tests every cell. `python tests/contract.py` writes docs/contract.md from them.
+`test_contract.py` tests every cell, and as a program writes docs/contract.md from these tables.
 """
 
 import dataclasses
-import functools
-import operator
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -15,7 +13,7 @@ import numpy as np
 import optax
 import optax.contrib
 import reference
-from jax.experimental import checkify
+from contract_runs import jitted, rejecting
 
 from adashift_optax import STATIC_ARGS, adashift, adashiftw, scale_by_adashift
 
@@ -93,117 +91,6 @@ def oracles(kwargs):
         "adashift": optax.chain(oracle(kwargs), rate),
         "adashiftw": optax.chain(oracle(kwargs), decay, rate),
     }
-
-
-# How steps are run: (step, carry, grads) -> updates, with step(carry, g) -> (carry, updates).
-# Docstrings go into the page.
-
-
-def eager(step, carry, grads):
-    """Operation by operation."""
-    updates = []
-    for g in grads:
-        carry, u = step(carry, g)
-        updates.append(u)
-    return updates
-
-
-def jitted(step, carry, grads, **options):
-    """Compiled once."""
-    step = jax.jit(step, **options)
-    updates = eager(step, carry, grads)
-    assert step._cache_size() == 1
-    return updates
-
-
-def donated(step, carry, grads):
-    """In place: see the README."""
-    carry = jax.tree.map(jnp.copy, carry)  # for parameters are in it three times
-    return eager(jax.jit(step, donate_argnums=0), carry, grads)
-
-
-def scanned(step, carry, grads):
-    """All steps in one program."""
-    stacked = jax.tree.map(lambda *g: jnp.stack(g), *grads)
-    _, updates = jax.jit(lambda c, g: jax.lax.scan(step, c, g))(carry, stacked)
-    return [jax.tree.map(lambda u: u[t], updates) for t in range(len(grads))]  # noqa: B023
-
-
-def not_numbers(g):
-    return jax.tree.map(lambda x: jnp.full_like(x, jnp.nan), g)
-
-
-def in_cond(step, carry, grads):
-    """A step that is not taken leaves no trace."""
-
-    @jax.jit
-    def maybe(carry, g, taken):
-        u = jax.tree.map(lambda u: jnp.zeros(u.shape, u.dtype), jax.eval_shape(step, carry, g)[1])
-        return jax.lax.cond(taken, step, lambda c, g: (c, u), carry, g)
-
-    return eager(lambda c, g: maybe(maybe(c, not_numbers(g), False)[0], g, True), carry, grads)
-
-
-def beside_another(over):
-    def run(step, carry, grads):
-        """Copies with states of their own."""
-        twice = [jax.tree.map(lambda x: jnp.stack([x, 2 * x]), g) for g in grads]
-        carry = jax.tree.map(lambda x: jnp.stack([x, x]), carry)
-        return [jax.tree.map(lambda u: u[0], u) for u in eager(over(step), carry, twice)]
-
-    return run
-
-
-def checked(step, carry, grads):
-    """With `checkify.all_checks`: no NaN, no division by 0, no index out of range."""
-    checked_step = jax.jit(checkify.checkify(step, errors=checkify.all_checks))
-
-    def one(carry, g):
-        error, out = checked_step(carry, g)
-        error.throw()
-        return out
-
-    # A few at a time, for XLA takes minutes to compile so many checks in one program.
-    names = list(carry)
-    parts = [
-        eager(one, {name: carry[name] for name in names[i : i + 3]}, grads)
-        for i in range(0, len(names), 3)
-    ]
-    return [functools.reduce(operator.or_, updates) for updates in zip(*parts, strict=True)]
-
-
-RUNS = {
-    "eager": eager,
-    "jax.jit": jitted,
-    "jax.jit, donated": donated,
-    "jax.lax.scan": scanned,
-    "jax.lax.cond": in_cond,
-    "jax.vmap": beside_another(lambda step: jax.jit(jax.vmap(step))),
-    "jax.pmap": beside_another(jax.pmap),
-    "checkify": checked,
-}
-
-
-def rejecting(step, carry, grads):
-    """Before each step one that is rejected: it leaves the wrapped state as it is, bit for bit."""
-    step = jax.jit(step)
-
-    def one(carry, g):
-        states = [{k: s.inner_state for k, (_, s) in carry.items()}]
-        carry, _ = step(carry, not_numbers(g))
-        states.append({k: s.inner_state for k, (_, s) in carry.items()})
-        assert_same_bits(*states)
-        return step(carry, g)
-
-    return eager(one, carry, grads)
-
-
-def assert_same_bits(tree, other):
-    def bits(tree):
-        return [(x.shape, x.dtype, np.asarray(x).tobytes()) for x in jax.tree.leaves(tree)]
-
-    assert jax.tree.structure(tree) == jax.tree.structure(other)
-    assert bits(tree) == bits(other)
 
 
 def same(x):

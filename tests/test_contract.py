@@ -1,24 +1,35 @@
-"""Every cell of the tables in contract.py, against the NumPy reference, which is wrapped alike."""
+"""Every cell of the tables in contract.py, against the NumPy reference, which is wrapped alike.
+
+`python tests/test_contract.py` writes docs/contract.md.
+"""
 
 import functools
+from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from contract import (
     FROZEN,
+    NARROW,
     OPTIMIZERS,
-    RUNS,
+    RATE,
     SHAPES,
+    STEPS,
     VARIANTS,
     WRAPPERS,
     N,
     Wrapper,
-    jitted,
+    make_params,
     oracles,
+    reference_updates,
     run,
 )
+from contract_runs import RUNS, jitted
 
+PAGE = Path(__file__).parent.parent / "docs" / "contract.md"
 PLAIN = Wrapper("")
 
 
@@ -31,19 +42,16 @@ def _in_64_bits():
     jax.config.update("jax_enable_x64", False)
 
 
+def ours(variant, context=PLAIN):
+    return {
+        name: context.make(factory, {"n": N, **kwargs, **VARIANTS[variant]})
+        for name, (factory, kwargs) in OPTIMIZERS.items()
+    }
+
+
 def cells(make):
     """make(variant) of all variants, side by side in one program: it compiles twice as fast."""
     return {f"{variant}: {name}": tx for variant in VARIANTS for name, tx in make(variant).items()}
-
-
-def ours(context):
-    """Every optimizer in every variant."""
-    return cells(
-        lambda variant: {
-            name: context.make(factory, {"n": N, **kwargs, **VARIANTS[variant]})
-            for name, (factory, kwargs) in OPTIMIZERS.items()
-        }
-    )
 
 
 def wanted(context):
@@ -57,7 +65,7 @@ def differing(updates, wanted):
     """The cells whose updates are not the reference's."""
     names = {}
     for u, want in zip(updates, wanted, strict=True):
-        for cell in u:
+        for cell in want:
             equal = jax.tree.map(lambda x, y: np.allclose(x, y, 1e-9, 1e-12), u[cell], want[cell])
             if not all(jax.tree.leaves(equal)):
                 names[cell] = None
@@ -66,15 +74,147 @@ def differing(updates, wanted):
 
 @pytest.mark.parametrize("how", RUNS)
 def test_run(how):
-    updates, _ = run(ours(PLAIN), PLAIN, RUNS[how])
+    updates, _ = run(cells(ours), PLAIN, RUNS[how][1])
     assert differing(updates, plainly_wanted()) == []
 
 
 @pytest.mark.parametrize("wrapper", WRAPPERS)
 def test_wrapped(wrapper):
     context = WRAPPERS[wrapper]
-    updates, states = run(ours(context), context, context.run)
+    updates, states = run(cells(lambda variant: ours(variant, context)), context, context.run)
     assert differing(updates, wanted(context)) == []
     if context.frozen:
         (size,) = SHAPES[FROZEN]
         assert all(size not in x.shape for x in jax.tree.leaves(states))
+
+
+def differentiate(variant):
+    """By the gradients of all steps: finite, and the reference's derivative."""
+    rng = np.random.default_rng(2)
+    grads, line, *weights = (
+        {k: rng.standard_normal((STEPS, *shape)) for k, shape in SHAPES.items()}
+        for _ in range(2 + len(OPTIMIZERS))
+    )
+    grads["w"][:, 0] = line["w"][:, 0] = 0  # they never have a scale
+    params = make_params()
+
+    def total(grads):
+        terms = []
+        for tx, weight in zip(ours(variant).values(), weights, strict=True):
+            step = lambda state, g, tx=tx: tx.update(g, state, params)[::-1]  # noqa: E731
+            _, updates = jax.lax.scan(step, tx.init(params), grads)
+            terms += [jnp.vdot(u, weight[k]) for k, u in updates.items()]
+        return sum(terms)
+
+    def by_reference(h):
+        plain, shift, decay = ({k: w[k] for k in SHAPES} for w in weights)
+        return sum(
+            np.vdot(
+                plain[k] - RATE * (shift[k] + decay[k]),
+                reference_updates(list(grads[k] + h * line[k]), VARIANTS[variant]),
+            )
+            for k in SHAPES
+        )
+
+    got, h = jax.jit(jax.grad(total))(grads), 1e-6
+    assert all(np.all(np.isfinite(x)) for x in got.values())
+    slope = sum(np.vdot(got[k], line[k]) for k in SHAPES)
+    assert slope == pytest.approx((by_reference(h) - by_reference(-h)) / (2 * h), rel=1e-6)
+
+
+def get(variant):
+    """Every field by its name."""
+    for tx in ours(variant).values():
+        inner = optax.tree.get(tx.init(make_params()), "ScaleByAdashiftState")
+        state = optax.chain(optax.identity(), tx).init(make_params())
+        for name in ("count", "mu", "nu", "queue", "nu_queue"):
+            found = optax.tree.get(state, name)
+            assert jax.tree.structure(found) == jax.tree.structure(getattr(inner, name))
+
+
+def set_(variant):
+    """E.g. the count, and the state goes on from there."""
+    for tx in ours(variant).values():
+        state = optax.tree.set(tx.init(make_params()), count=jnp.int32(7))
+        assert optax.tree.get(state, "count") == 7
+        tx.update(make_params(), state, make_params())
+
+
+def map_params(variant):
+    """`nu` of whole leaves is no array of one parameter: it goes to `transform_non_params`."""
+    for tx in ours(variant).values():
+        state = tx.init(make_params())
+        marked = optax.tree.map_params(
+            tx, lambda x: x + 1, state, transform_non_params=lambda x: jax.tree.map(jnp.negative, x)
+        )
+        assert jax.tree.structure(marked) == jax.tree.structure(state)
+        inner = optax.tree.get(marked, "ScaleByAdashiftState")
+        assert all(np.all(x == 1) for x in jax.tree.leaves((inner.mu, inner.queue)))
+        pooled = optax.tree.get(state, "nu")
+        pooled = isinstance(pooled, tuple) and isinstance(pooled[0], jax.Array)
+        assert all(np.all(x == (0 if pooled else 1)) for x in jax.tree.leaves(inner.nu))
+
+
+OPERATIONS = {
+    "jax.grad": differentiate,
+    "optax.tree.get": get,
+    "optax.tree.set": set_,
+    "optax.tree.map_params": map_params,
+}
+REFUSED = {
+    ("jax.grad", variant): (TypeError, "queue_dtype must be None where updates are differentiated")
+    for variant in NARROW
+}
+
+
+@pytest.mark.parametrize("operation", OPERATIONS)
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_operation(variant, operation):
+    if (operation, variant) in REFUSED:
+        error, message = REFUSED[operation, variant]
+        with pytest.raises(error, match=message):
+            OPERATIONS[operation](variant)
+    else:
+        OPERATIONS[operation](variant)
+
+
+def page():
+    """docs/contract.md."""
+    rows = [(name, note) for name, (note, _) in RUNS.items()]
+    rows += [(name, wrapper.note) for name, wrapper in WRAPPERS.items()]
+    rows += [(name, check.__doc__) for name, check in OPERATIONS.items()]
+    lines = []
+    for name, note in rows:
+        refused = [variant for variant in VARIANTS if (name, variant) in REFUSED]
+        works = "all but " + ", ".join(f"`{v}`" for v in refused) if refused else "all"
+        for message in {REFUSED[name, variant][1] for variant in refused}:
+            note = f"{note} Else an error: “{message} ...”."
+        lines.append(f"| {name} | {works} | {note.strip()} |")
+    table = "\n".join(lines)
+    optimizers = ", ".join(f"`{name}`" for name in OPTIMIZERS)
+    variants = ", ".join(f"`{name}`" for name in VARIANTS)
+    return f"""\
+# What it works with
+
+Every optimizer in every variant is tested under everything below: its updates are those of a NumPy
+reference that is wrapped in the same way, in 64 bits to a relative 1e-9. The tests go through the
+table that this page is made from (`tests/contract.py`).
+
+- Optimizers: {optimizers}.
+- Variants: {variants}.
+
+| under | variants that work | |
+|---|---|---|
+{table}
+
+Not here, because their pages tell more: meshes, `jax.shard_map`, Flax and checkpoints under
+[sharding](sharding.md); numbers that are not finite under [numerics](numerics.md).
+"""
+
+
+def test_page_is_of_these_tables():
+    assert PAGE.read_text(encoding="utf-8") == page()
+
+
+if __name__ == "__main__":
+    PAGE.write_text(page(), encoding="utf-8")

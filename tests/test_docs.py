@@ -20,7 +20,7 @@ MODULES = [module.name for module in pkgutil.iter_modules(adashift_optax.__path_
 WITH_EXAMPLES = {"_alias": 2, "_memory": 1, "analysis": 4, "problems": 2, "sharding": 1}
 PAGES = sorted((ROOT / "docs").glob("*.md"))
 # Their code is the README's or the docstrings', or they have none.
-WITHOUT_CODE = {"api", "deviations", "index", "quickstart"}
+WITHOUT_CODE = {"api", "contract", "deviations", "index", "quickstart"}
 
 
 def text_of(page):

@@ -1,0 +1,127 @@
+"""The ways of running steps: (step, carry, grads) -> updates, where step(carry, g) -> (carry, u).
+
+A carry is a dict with an entry for each optimizer, and so is u.
+"""
+
+import functools
+import operator
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.experimental import checkify
+
+
+def eager(step, carry, grads):
+    updates = []
+    for g in grads:
+        carry, u = step(carry, g)
+        updates.append(u)
+    return updates
+
+
+def jitted(step, carry, grads, **options):
+    step = jax.jit(step, **options)
+    updates = eager(step, carry, grads)
+    assert step._cache_size() == 1
+    return updates
+
+
+def donated(step, carry, grads):
+    carry = jax.tree.map(jnp.copy, carry)  # for parameters are in it three times
+    return eager(jax.jit(step, donate_argnums=0), carry, grads)
+
+
+def scanned(step, carry, grads):
+    stacked = jax.tree.map(lambda *g: jnp.stack(g), *grads)
+    _, updates = jax.jit(lambda c, g: jax.lax.scan(step, c, g))(carry, stacked)
+    return [jax.tree.map(lambda u: u[t], updates) for t in range(len(grads))]  # noqa: B023
+
+
+def not_numbers(g):
+    return jax.tree.map(lambda x: jnp.full_like(x, jnp.nan), g)
+
+
+def in_cond(step, carry, grads):
+    """Before each step one that is not taken."""
+
+    @jax.jit
+    def maybe(carry, g, taken):
+        u = jax.tree.map(lambda u: jnp.zeros(u.shape, u.dtype), jax.eval_shape(step, carry, g)[1])
+        return jax.lax.cond(taken, step, lambda c, g: (c, u), carry, g)
+
+    return eager(lambda c, g: maybe(maybe(c, not_numbers(g), False)[0], g, True), carry, grads)
+
+
+def in_parts(how, size=3):
+    """A few optimizers at a time: XLA takes minutes to compile some programs with all of them."""
+
+    def run(step, carry, grads):
+        names = list(carry)
+        parts = [names[i : i + size] for i in range(0, len(names), size)]
+        updates = [how(step, {name: carry[name] for name in part}, grads) for part in parts]
+        return [functools.reduce(operator.or_, each) for each in zip(*updates, strict=True)]
+
+    return run
+
+
+def beside_another(over):
+    """Beside a second copy with twice the gradients."""
+
+    def run(step, carry, grads):
+        twice = [jax.tree.map(lambda x: jnp.stack([x, 2 * x]), g) for g in grads]
+        carry = jax.tree.map(lambda x: jnp.stack([x, x]), carry)
+        return [jax.tree.map(lambda u: u[0], u) for u in eager(over(step), carry, twice)]
+
+    return run
+
+
+def checked(step, carry, grads):
+    step = jax.jit(checkify.checkify(step, errors=checkify.all_checks))
+
+    def one(carry, g):
+        error, out = step(carry, g)
+        error.throw()
+        return out
+
+    return eager(one, carry, grads)
+
+
+def rejecting(step, carry, grads):
+    """Before each step one that is rejected."""
+    step = jax.jit(step)
+
+    def one(carry, g):
+        states = [{k: s.inner_state for k, (_, s) in carry.items()}]
+        carry, _ = step(carry, not_numbers(g))
+        states.append({k: s.inner_state for k, (_, s) in carry.items()})
+        assert_same_bits(*states)
+        return step(carry, g)
+
+    return eager(one, carry, grads)
+
+
+def assert_same_bits(tree, other):
+    def bits(tree):
+        return [(x.shape, x.dtype, np.asarray(x).tobytes()) for x in jax.tree.leaves(tree)]
+
+    assert jax.tree.structure(tree) == jax.tree.structure(other)
+    assert bits(tree) == bits(other)
+
+
+RUNS = {
+    "eager": ("Operation by operation.", eager),
+    "jax.jit": ("Compiled once.", jitted),
+    "jax.jit, donated": ("In place.", donated),
+    "jax.lax.scan": ("All steps in one program.", scanned),
+    "jax.lax.cond": ("A step that is not taken leaves no trace.", in_cond),
+    "jax.vmap": (
+        "Copies with states of their own.",
+        beside_another(lambda step: jax.jit(jax.vmap(step))),
+    ),
+    "jax.pmap": ("The same on several devices.", in_parts(beside_another(jax.pmap))),
+    "checkify": (
+        "With `all_checks`: no NaN, no division by 0, no index out of range.",
+        in_parts(checked),
+    ),
+}
