@@ -43,10 +43,13 @@ class Sliding:
     def weights(self, phase: jax.Array, dtype: jnp.dtype) -> list[jax.Array]:
         """The weights of m_{t-1}, g_t and g_{t-n} in m_t."""
         del phase
-        xp = np if isinstance(self.b1, float) else jnp
-        powers = self.b1 ** xp.arange(self.n + 1, dtype=xp.result_type(self.b1))
+        xp, b1 = jnp, self.b1
+        if isinstance(b1, float):
+            # Rounded first, or a gradient would fade by another b1 than the one it leaves with.
+            xp, b1 = np, float(np.asarray(b1, jnp.finfo(dtype).dtype))
+        powers = b1 ** xp.arange(self.n + 1, dtype=xp.result_type(b1))
         total = xp.sum(powers[:-1])
-        return [jnp.asarray(w, dtype) for w in (self.b1, 1 / total, powers[-1] / total)]
+        return [jnp.asarray(w, dtype) for w in (b1, 1 / total, powers[-1] / total)]
 
     def step(
         self, parts: Parts, g: jax.Array, g_old: jax.Array, weights: Sequence[jax.Array]
