@@ -19,7 +19,7 @@ def one_minus_powers(b: Any, k: jax.Array, dtype: jnp.dtype) -> tuple[jax.Array,
 
     By expm1, because 1 - b^k loses 5 digits in float32 for b = 0.999 and small k.
     """
-    log_b = np.log1p(b - 1) if isinstance(b, float) and b else jnp.log1p(b - 1)
+    log_b = np.log(b) if isinstance(b, float) and b else jnp.log1p(b - 1)
 
     def one_minus_power(k: jax.Array) -> jax.Array:
         return -jnp.expm1(jnp.maximum(k, 1).astype(dtype) * jnp.asarray(log_b, dtype))
