@@ -86,8 +86,9 @@ class Hopping:
         for start in (0, self.half):
             age = jax.lax.rem(phase + (self.n - start), jnp.int32(self.n)) + 1
             now, before = one_minus_powers(self.b1, age, dtype)
-            b1 = jnp.asarray(self.b1, dtype)
-            weights.append((age == 1, b1 * before / now, (1 - b1) / now))
+            # Not 1 - b1 in `dtype`, which would lose the digits of a b1 near 1.
+            keep, enter = (jnp.asarray(w, dtype) for w in (self.b1, 1 - self.b1))
+            weights.append((age == 1, keep * before / now, enter / now))
         return [*weights, phase >= self.half]
 
     def step(
