@@ -164,9 +164,12 @@ def zeros(tree):
 
 def scan(tx, grads, params):
     """The updates of all steps, [steps, *shape] each."""
-    return jax.lax.scan(lambda state, g: tx.update(g, state, params)[::-1], tx.init(params), grads)[
-        1
-    ]
+
+    def step(state, g):
+        updates, state = tx.update(g, state, params)
+        return state, updates
+
+    return jax.lax.scan(step, tx.init(params), grads)[1]
 
 
 def run(tx, grads, params):
