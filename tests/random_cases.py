@@ -215,3 +215,15 @@ def expected(leaf, grads, n, b1, b2, eps, phi, window, clip_value=None, axes=Non
     least = leaf.info.smallest_subnormal if leaf.dtype == "float16" else leaf.info.tiny
     rounded = float(leaf.info.eps) / 2 * np.abs(want) + float(least)
     return want, np.where(allowed > 0, allowed + rounded, 0)
+
+
+def assert_within(got, want, allowed):
+    error = np.abs(np.asarray(got, want.dtype) - want)
+    assert np.all(error <= allowed), f"off by {error[~(error <= allowed)]}"
+
+
+def assert_near(tree, grads, updates, others, args):
+    """Two programs that may add in another order, so that bits differ: as to the reference."""
+    for leaf, g, u, v in zip(*map(jax.tree.leaves, (tree, grads, updates, others)), strict=True):
+        want, allowed = expected(leaf, g, **args, axes=leaf.axes)
+        assert_within(u, np.asarray(v, want.dtype), allowed)

@@ -9,10 +9,21 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import random_cases as cases
+from common import assert_same_bits
 from flax import serialization
 from hypothesis import given
 from hypothesis import strategies as st
-from random_cases import Leaf, arguments, examples, expected, gradients, run, trees
+from random_cases import (
+    Leaf,
+    arguments,
+    assert_near,
+    assert_within,
+    examples,
+    expected,
+    gradients,
+    run,
+    trees,
+)
 from test_precision import ROUNDING
 
 from adashift_optax import adashift, adashiftw, scale_by_adashift
@@ -24,16 +35,6 @@ WIDE = st.booleans()  # 64-bit JAX or not
 
 def all_trees(wide, **kwargs):
     return trees(tuple(cases.SPREAD) if wide else cases.NARROW, **kwargs)
-
-
-def assert_within(got, want, allowed):
-    error = np.abs(np.asarray(got, want.dtype) - want)
-    assert np.all(error <= allowed), f"off by {error[~(error <= allowed)]}"
-
-
-def assert_same_bits(x, y):
-    x, y = np.asarray(x), np.asarray(y)
-    assert (x.shape, x.dtype, x.tobytes()) == (y.shape, y.dtype, y.tobytes())
 
 
 @examples(25)
@@ -186,15 +187,15 @@ def test_stacked_equals_unstacked(data, wide, args, layers, kind, seed):
         return jax.tree.map(lambda axis, *g: np.stack(g, axis + 1), new, *trees)
 
     with jax.enable_x64(wide):
-        pair = [
+        updates, alone = (
             run(
                 scale_by_adashift(**cases.library(args), block_axes=cases.block_axes(t)),
                 g,
                 cases.zeros(t),
             )
             for t, g in ((stacked, together(grads)), (apart, grads))
-        ]
-        jax.tree.map(assert_same_bits, pair[0], together(pair[1]))
+        )
+        assert_near(stacked, together(grads), updates, together(alone), args)
 
 
 TRIPS = {

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import reference
-from test_properties import assert_same_bits
+from common import assert_same_bits
 from test_state import VARIANTS
 
 from adashift_optax import scale_by_adashift
