@@ -13,17 +13,7 @@ from common import assert_same_bits
 from flax import serialization
 from hypothesis import given
 from hypothesis import strategies as st
-from random_cases import (
-    Leaf,
-    arguments,
-    assert_near,
-    assert_within,
-    examples,
-    expected,
-    gradients,
-    run,
-    trees,
-)
+from random_cases import arguments, assert_near, assert_within, examples, expected, gradients, run
 from test_precision import ROUNDING
 
 from adashift_optax import adashift, adashiftw, scale_by_adashift
@@ -34,7 +24,7 @@ WIDE = st.booleans()  # 64-bit JAX or not
 
 
 def all_trees(wide, **kwargs):
-    return trees(tuple(cases.SPREAD) if wide else cases.NARROW, **kwargs)
+    return cases.trees(tuple(cases.SPREAD) if wide else cases.NARROW, **kwargs)
 
 
 @examples(25)
@@ -97,7 +87,7 @@ def test_warm_up_is_exactly_n_zero_updates(data, wide, args, seed):
 
 @examples(10)
 @given(
-    trees(("float32", "complex64")),
+    cases.trees(("float32", "complex64")),
     arguments(),
     st.sampled_from([0, 1e-30]),
     st.integers(-24, 24),
@@ -177,7 +167,7 @@ def test_stacked_equals_unstacked(data, wide, args, layers, kind, seed):
     def stack(leaf, axis):
         axes = range(len(leaf.shape)) if leaf.axes is None else leaf.axes
         shape = (*leaf.shape[:axis], layers, *leaf.shape[axis:])
-        return Leaf(shape, leaf.dtype, tuple(a + (a >= axis) for a in axes))
+        return cases.Leaf(shape, leaf.dtype, tuple(a + (a >= axis) for a in axes))
 
     stacked = jax.tree.map(stack, tree, new)
     apart = [tree] * layers
@@ -237,7 +227,7 @@ def test_restart_at_any_step(data, wide, args, trip, kind, seed):
 @given(st.data(), WIDE, arguments(), QUEUES, SEEDS)
 def test_queue_dtype(data, wide, args, queue_dtype, seed):
     """Gradients that its dtype can hold lose nothing; others what rounding to nearest can cost."""
-    tree = data.draw(trees(cases.REAL if wide else cases.REAL[:3], most=2))
+    tree = data.draw(cases.trees(cases.REAL if wide else cases.REAL[:3], most=2))
     grads = gradients(tree, 3 * args["n"] + 4, "small_spread", seed)
     held = jax.tree.map(lambda g: g.astype(jnp.dtype(queue_dtype)).astype(g.dtype), grads)
     half_ulp = ROUNDING[queue_dtype]
