@@ -27,7 +27,7 @@ def all_trees(wide, **kwargs):
     return cases.trees(tuple(cases.SPREAD) if wide else cases.NARROW, **kwargs)
 
 
-@examples(25)
+@examples(20)
 @given(st.data(), WIDE, arguments(), KINDS, SEEDS)
 def test_equals_reference(data, wide, args, kind, seed):
     """Any tree, each leaf with block axes and a dtype of its own."""
@@ -49,7 +49,7 @@ def test_equals_reference(data, wide, args, kind, seed):
 RATES = st.sampled_from([0.5, cases.schedule])
 
 
-@examples(10)
+@examples(7)
 @given(st.data(), WIDE, arguments(), RATES, st.sampled_from([None, 0.0, 0.25]), SEEDS)
 def test_aliases_equal_reference(data, wide, args, rate, decay, seed):
     """adashift and (decay given) adashiftw: -rate_t (u_t + decay params)."""
@@ -72,7 +72,7 @@ def test_aliases_equal_reference(data, wide, args, rate, decay, seed):
             assert_within(u, minus * (want + decayed), np.abs(minus) * allowed)
 
 
-@examples(10)
+@examples(7)
 @given(st.data(), WIDE, arguments(), SEEDS)
 def test_warm_up_is_exactly_n_zero_updates(data, wide, args, seed):
     """And update n + 1 is not 0, whatever the variant, for gradients of which none is 0."""
@@ -85,7 +85,7 @@ def test_warm_up_is_exactly_n_zero_updates(data, wide, args, seed):
             assert np.all(u[n])
 
 
-@examples(10)
+@examples(7)
 @given(
     cases.trees(("float32", "complex64")),
     arguments(),
@@ -139,7 +139,7 @@ def test_permutation_of_leaves(data, wide, args, seed):
 ONES = st.integers(0, 3).map(lambda rank: (1,) * rank)
 
 
-@examples(8)
+@examples(7)
 @given(st.data(), WIDE, arguments(window=st.just("sliding")), st.booleans(), KINDS, SEEDS)
 def test_one_element_blocks_equal_elementwise(data, wide, args, leaves, kind, seed):
     """Whole leaves of one element, or leaves of any shape without block axes."""
@@ -154,7 +154,7 @@ def test_one_element_blocks_equal_elementwise(data, wide, args, leaves, kind, se
         jax.tree.map(assert_same_bits, *pair)
 
 
-@examples(8)
+@examples(7)
 @given(st.data(), WIDE, arguments(), st.integers(1, 3), KINDS, SEEDS)
 def test_stacked_equals_unstacked(data, wide, args, layers, kind, seed):
     """Leaves stacked along any axis, with the block axes of the layers."""
@@ -195,7 +195,7 @@ TRIPS = {
 QUEUES = st.sampled_from(sorted(ROUNDING))
 
 
-@examples(8)
+@examples(7)
 @given(st.data(), WIDE, arguments(), st.sampled_from(sorted(TRIPS)), KINDS, SEEDS)
 def test_restart_at_any_step(data, wide, args, trip, kind, seed):
     """The state as NumPy arrays, into an optimizer made anew: bit for bit as if nothing was."""
@@ -223,7 +223,7 @@ def test_restart_at_any_step(data, wide, args, trip, kind, seed):
             jax.tree.map(assert_same_bits, state, states[-1])
 
 
-@examples(8)
+@examples(7)
 @given(st.data(), WIDE, arguments(), QUEUES, SEEDS)
 def test_queue_dtype(data, wide, args, queue_dtype, seed):
     """Gradients that its dtype can hold lose nothing; others what rounding to nearest can cost."""
