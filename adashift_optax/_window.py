@@ -19,7 +19,7 @@ def one_minus_powers(b: Any, k: jax.Array, dtype: jnp.dtype) -> tuple[jax.Array,
 
     By expm1, because 1 - b^k loses 5 digits in float32 for b = 0.999 and small k.
     """
-    log_b = np.log1p(b - 1) if isinstance(b, float) and b else jnp.log1p(b - 1)
+    log_b = np.log(b) if isinstance(b, float) and b else jnp.log1p(b - 1)
 
     def one_minus_power(k: jax.Array) -> jax.Array:
         return -jnp.expm1(jnp.maximum(k, 1).astype(dtype) * jnp.asarray(log_b, dtype))
@@ -43,10 +43,13 @@ class Sliding:
     def weights(self, phase: jax.Array, dtype: jnp.dtype) -> list[jax.Array]:
         """The weights of m_{t-1}, g_t and g_{t-n} in m_t."""
         del phase
-        xp = np if isinstance(self.b1, float) else jnp
-        powers = self.b1 ** xp.arange(self.n + 1, dtype=xp.result_type(self.b1))
+        xp, b1 = jnp, self.b1
+        if isinstance(b1, float):
+            # Rounded first, or a gradient would fade by another b1 than the one it leaves with.
+            xp, b1 = np, float(np.asarray(b1, jnp.finfo(dtype).dtype))
+        powers = b1 ** xp.arange(self.n + 1, dtype=xp.result_type(b1))
         total = xp.sum(powers[:-1])
-        return [jnp.asarray(w, dtype) for w in (self.b1, 1 / total, powers[-1] / total)]
+        return [jnp.asarray(w, dtype) for w in (b1, 1 / total, powers[-1] / total)]
 
     def step(
         self, parts: Parts, g: jax.Array, g_old: jax.Array, weights: Sequence[jax.Array]
@@ -83,8 +86,9 @@ class Hopping:
         for start in (0, self.half):
             age = jax.lax.rem(phase + (self.n - start), jnp.int32(self.n)) + 1
             now, before = one_minus_powers(self.b1, age, dtype)
-            b1 = jnp.asarray(self.b1, dtype)
-            weights.append((age == 1, b1 * before / now, (1 - b1) / now))
+            # Not 1 - b1 in `dtype`, which would lose the digits of a b1 near 1.
+            keep, enter = (jnp.asarray(w, dtype) for w in (self.b1, 1 - self.b1))
+            weights.append((age == 1, keep * before / now, enter / now))
         return [*weights, phase >= self.half]
 
     def step(

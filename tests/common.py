@@ -65,6 +65,11 @@ def worst_error(updates, grads, name, *args, **kwargs):
     return worst
 
 
+def assert_same_bits(x, y):
+    x, y = np.asarray(x), np.asarray(y)
+    assert (x.shape, x.dtype, x.tobytes()) == (y.shape, y.dtype, y.tobytes())
+
+
 def train_step(tx):
     """One whole step: update, then apply."""
 

@@ -99,6 +99,11 @@ def _clip(u, limit):
 # Scales: the pair (v_t, vhat_t) of every step t > n.
 
 
+def _weight(b2, k):
+    """1 - b2^k, the sum of the weights in v. The difference would lose digits for b2 near 1."""
+    return np.float64((1 - b2) * sum(b2**j for j in range(k)))
+
+
 def _delayed(terms, b2, lag=0):
     """v_t = b2 v_{t-1} + (1-b2) x_{t-n}, v_n = 0, and vhat_t = v_t / (1 - b2^(t-n)); k is t-n.
 
@@ -108,7 +113,7 @@ def _delayed(terms, b2, lag=0):
     v = vhat = 0.0
     for k, x in enumerate(terms, 1):
         v = b2 * v + (1 - b2) * np.where(np.isfinite(x), x, vhat)
-        vhat = v / np.float64(1 - b2 ** (k - lag))
+        vhat = v / _weight(b2, k - lag)
         pairs.append((v, vhat))
     return pairs
 
@@ -124,7 +129,7 @@ def _factored(terms, b2):
     for (r, _), (c, _) in zip(rows, columns, strict=True):
         mean = phi_blocks(r, "mean", (-2,))
         vs.append(np.where(mean == 0, 0, r / mean * c))
-    return [(v, v / (1 - b2**k)) for k, v in enumerate(vs, 1)]
+    return [(v, v / _weight(b2, k)) for k, v in enumerate(vs, 1)]
 
 
 def last_before_previous_segment(n: int, t: int) -> int:
@@ -144,7 +149,7 @@ def _segments(squares, n, b2):
         v = np.zeros_like(square)
         for j in range(1, k + 1):
             v = v + (1 - b2) * b2 ** (k - j) * kept[j - 1]
-        vhat = v / (1 - b2**k) if k > 0 else v
+        vhat = v / _weight(b2, k) if k > 0 else v
         kept.append(np.where(np.isfinite(square), square, vhat if n == 1 else 0))
         pairs.append((v, vhat))
     return pairs[n:]
@@ -186,7 +191,7 @@ def _run(
             continue
         with np.errstate(all="ignore"):
             # m_t = sum_i w_i g_{t-i}, and the same sum of |g_{t-i}|
-            w = WINDOWS[window](n, b1, t)
+            w = (WINDOWS.get(window) or window)(n, b1, t)
             m = _weighted_sum(w, grads[:t])
             size = _weighted_sum(w, [np.abs(g) for g in grads[:t]])
 
@@ -219,9 +224,10 @@ def adashift(
     terms of m cancel. It is 0 where there is no scale. `clip`: a number, or a function of t - 1.
     `phi`: 'max', 'mean', 'none', 'factored' (a leaf of rank < 2: 'none', delayed by exactly n under
     either window) or a function of a block. `axes` is for a phi that reduces blocks.
+    `window`: 'sliding', 'hopping' or weights (n, b1, t) -> w of other sums of gradients than m.
     """
-    if window not in ("sliding", "hopping"):
-        raise ValueError(f"window must be 'sliding' or 'hopping', got {window!r}")
+    if window not in ("sliding", "hopping") and not callable(window):
+        raise ValueError(f"window must be 'sliding', 'hopping' or weights, got {window!r}")
     return _run(grads, n, b1, b2, eps, phi, axes, clip, window)
 
 

@@ -4,6 +4,7 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 import pytest
+from common import assert_same_bits
 from flax import serialization
 from jax.sharding import AxisType
 from test_sharding import VARIANTS, N, assert_in_place, make_mesh, make_params
@@ -43,11 +44,6 @@ def assert_same_updates(updates, wanted, exact):
             jax.tree.map(assert_same_bits, u, want)
         else:
             jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, 1e-6), u, want)
-
-
-def assert_same_bits(x, y):
-    x, y = np.asarray(x), np.asarray(y)
-    assert (x.shape, x.dtype, x.tobytes()) == (y.shape, y.dtype, y.tobytes())
 
 
 @pytest.mark.parametrize("types", [AxisType.Auto, AxisType.Explicit])
