@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo distributed-demo notebooks test lint bench clean
+.PHONY: demo distributed-demo notebooks test lint bench release-check clean
 
 demo: .venv/demo
 	$(BIN)/python -m adashift_optax
@@ -25,6 +25,9 @@ bench: .venv/bench
 	$(BIN)/python -m benchmarks.run
 	JAX_NUM_CPU_DEVICES=8 $(BIN)/python -m benchmarks.run --sharded
 
+release-check: .venv/test .venv/release
+	$(BIN)/python tests/release.py $(ARGS)
+
 .venv/%: pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --upgrade pip
@@ -32,4 +35,4 @@ bench: .venv/bench
 	touch $@
 
 clean:
-	rm -rf .venv runs
+	rm -rf .venv runs dist
