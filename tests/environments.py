@@ -26,12 +26,17 @@ def uv(*args, **kwargs):
 
 
 def find_python(versions):
-    """The first of `versions` that is on this machine, as a path; else the running Python."""
+    """The first of `versions` that is on this machine, as a path; else the running Python.
+
+    A single version was asked for by name and must be there.
+    """
     for version in versions:
         command = [BIN / "uv", "python", "find", "--no-project", "--no-python-downloads", version]
         found = subprocess.run(command, capture_output=True, text=True)
         if found.returncode == 0:
             return found.stdout.strip()
+    if len(versions) == 1:
+        sys.exit(f"release-check: FAILED, no Python {versions[0]} on this machine")
     return sys.executable
 
 

@@ -68,10 +68,10 @@ def check_versions(which, python, wheel, source, tmp):
     pins = tmp / f"{which}.txt"
     extras = ("--python", python, "--extra", "test", ROOT / "pyproject.toml", *WHEELS)
     uv("pip", "compile", *extras, "--resolution", RESOLUTION[which], "--output-file", pins)
-    pins = [line for line in pins.read_text().splitlines() if "==" in line]
-    installed = make_environment(tmp / which, python, *pins)
+    installed = make_environment(tmp / which, python, "--requirement", pins)
     uv("pip", "install", "--python", installed, "--no-deps", wheel)
-    chosen = [pin for pin in pins if pin.split("==")[0] in SHOWN]
+    lines = pins.read_text(encoding="utf-8").splitlines()
+    chosen = [line for line in lines if line.split("==")[0] in SHOWN]
     version = run(installed, "--version", quiet=True).strip()
     summary = f"{which}: {version}, {', '.join(chosen)}"
     print(summary)
