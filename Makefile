@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 SPHINX = $(BIN)/sphinx-build --quiet --fail-on-warning --keep-going -c docs -d docs/_build/doctrees
 
-.PHONY: demo distributed-demo notebooks test lint bench docs clean
+.PHONY: demo distributed-demo notebooks test lint bench docs release-check clean
 
 demo: .venv/demo
 	$(BIN)/python -m adashift_optax
@@ -30,6 +30,9 @@ bench: .venv/bench
 	$(BIN)/python -m benchmarks.run
 	JAX_NUM_CPU_DEVICES=8 $(BIN)/python -m benchmarks.run --sharded
 
+release-check: .venv/test .venv/release
+	$(BIN)/python tests/release.py $(ARGS)
+
 .venv/%: pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --upgrade pip
@@ -37,4 +40,4 @@ bench: .venv/bench
 	touch $@
 
 clean:
-	rm -rf .venv runs docs/_build
+	rm -rf .venv runs dist docs/_build

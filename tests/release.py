@@ -1,0 +1,119 @@
+"""`make release-check`: what must hold before a release, all of it; stops at the first failure.
+
+python tests/release.py [--only {oldest,newest}] [--python X.Y]
+"""
+
+import argparse
+import os
+import shutil
+import sys
+import tarfile
+import tempfile
+import time
+from pathlib import Path
+
+from environments import BIN, ROOT, find_python, make_environment, run, show_all_pythons, uv
+
+PYTHONS = ("3.11", "3.12", "3.13", "3.14")
+RESOLUTION = {"oldest": "lowest-direct", "newest": "highest"}
+SHOWN = ("jax", "jaxlib", "optax", "flax", "orbax-checkpoint", "equinox", "numpy")
+# Wheels only, so that a version without one for this Python is not its oldest; idx2numpy has none.
+WHEELS = ("--only-binary", ":all:", "--no-binary", "idx2numpy")
+# The core of the tests: what a new version of JAX, Optax or Flax can break. `make test` runs all.
+CORE = (
+    "test_exact.py test_factored.py test_numbers.py test_arguments.py test_shard_map.py",
+    "test_hopping.py::test_equals_reference test_state.py::test_donated_step_is_in_place",
+    "test_state.py::test_scan_needs_no_more_than_around_adam test_checkpoint.py::test_orbax",
+    "test_flax.py test_sharding.py::test_nnx_optimizer_as_it_is",
+    "test_sharding.py::test_linen_partitioned_boxes",
+)
+
+
+def build(tmp):
+    """The sdist, and the wheel from it; both complete and in order."""
+    shutil.rmtree(ROOT / "dist", ignore_errors=True)
+    run(sys.executable, "-m", "build", "--installer", "uv", quiet=True)
+    (wheel,), (sdist,) = (list((ROOT / "dist").glob(f"*.{end}")) for end in ("whl", "tar.gz"))
+    run(sys.executable, "-m", "twine", "check", "--strict", wheel, sdist)
+    run(BIN / "check-wheel-contents", wheel)
+    with tarfile.open(sdist) as archive:
+        archive.extractall(tmp, filter="data")
+    source = tmp / sdist.name.removesuffix(".tar.gz")
+    needed = ("LICENSE", "README.md", "CHANGELOG.md", "CITATION.cff", "adashift_optax", "tests")
+    tracked = run("git", "ls-files", *needed, quiet=True).split()
+    lacking = [name for name in tracked if not (source / name).is_file()]
+    if lacking:
+        sys.exit(f"release-check: FAILED, the sdist lacks {', '.join(lacking)}")
+    return wheel, sdist, source
+
+
+def check_files():
+    run(BIN / "pre-commit", "run", "--all-files")
+    for schema, files in {
+        "citation-file-format": ["CITATION.cff"],
+        "github-workflows": sorted((ROOT / ".github" / "workflows").glob("*.yml")),
+    }.items():
+        run(BIN / "check-jsonschema", "--builtin-schema", f"vendor.{schema}", *files)
+
+
+def check_alone(package, tmp, python):
+    """`package` in an environment of its own, without extras, away from the repository."""
+    installed = make_environment(tmp / f"alone-{package.suffix[1:]}", python, package)
+    run(installed, "-I", ROOT / "tests" / "smoke.py", cwd=tmp)
+    return installed
+
+
+def check_versions(which, python, wheel, source, tmp):
+    """The core of the tests with the oldest or the newest of everything that pyproject allows."""
+    pins = tmp / f"{which}.txt"
+    extras = ("--python", python, "--extra", "test", ROOT / "pyproject.toml", *WHEELS)
+    uv("pip", "compile", *extras, "--resolution", RESOLUTION[which], "--output-file", pins)
+    installed = make_environment(tmp / which, python, "--requirement", pins)
+    uv("pip", "install", "--python", installed, "--no-deps", wheel)
+    lines = pins.read_text(encoding="utf-8").splitlines()
+    chosen = [line for line in lines if line.split("==")[0] in SHOWN]
+    version = run(installed, "--version", quiet=True).strip()
+    summary = f"{which}: {version}, {', '.join(chosen)}"
+    print(summary)
+    # Without the sources beside them: what is tested is the wheel.
+    shutil.rmtree(source / "adashift_optax", ignore_errors=True)
+    tests = [f"tests/{name}" for name in " ".join(CORE).split()]
+    pytest = ("-I", "-m", "pytest", "-n", "logical", "--dist", "worksteal")
+    run(installed, *pytest, *tests, cwd=source)
+    return summary
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--only", choices=RESOLUTION, help="these versions (default: both)")
+    parser.add_argument("--python", help="for all that is installed (default: oldest and newest)")
+    args = parser.parse_args()
+    start, found = time.monotonic(), []
+    show_all_pythons()
+    with tempfile.TemporaryDirectory() as folder:
+        tmp = Path(folder)
+        check_files()
+        wheel, sdist, source = build(tmp)
+        for python in PYTHONS:
+            extras = ("--extra", "test", "--python-version", python, *WHEELS)
+            uv("pip", "compile", *extras, ROOT / "pyproject.toml", quiet=True)
+        found.append(f"the test extra resolves to wheels for Python {', '.join(PYTHONS)}")
+        own = find_python([args.python] if args.python else [])
+        check_alone(sdist, tmp, own)
+        alone = check_alone(wheel, tmp, own)
+        # With --verifytypes Pyright heeds no --pythonpath: it looks at the `python` of PATH.
+        verify = ("--verifytypes", "adashift_optax", "--ignoreexternal")
+        path = f"{alone.parent}{os.pathsep}{os.environ['PATH']}"
+        report = run(BIN / "pyright", *verify, cwd=tmp, quiet=True, PATH=path)
+        found += [line for line in report.splitlines() if "completeness" in line]
+        imports = run(alone, "-I", ROOT / "tests" / "import_time.py", cwd=tmp, quiet=True)
+        found += imports.splitlines()
+        for which, order in {"oldest": PYTHONS, "newest": PYTHONS[::-1]}.items():
+            if args.only in (None, which):
+                python = find_python([args.python] if args.python else order)
+                found.append(check_versions(which, python, wheel, source, tmp))
+    print("\nrelease-check passed.", *found, f"{time.monotonic() - start:.0f} s", sep="\n- ")
+
+
+if __name__ == "__main__":
+    main()
