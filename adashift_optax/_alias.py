@@ -62,7 +62,7 @@ def adashift(
     every n steps, n // 2 steps apart, and :math:`m_t` is the older one: it holds between n // 2 + 1
     and n of the latest gradients instead of always n. :math:`v_t` is the same as above, except with
     ``phi="none"``, where it takes in squares n // 2 or n - n // 2 at a time, when :math:`m_t` has
-    dropped them. So m and v still share no gradient. Take about twice the n of the sliding window.
+    dropped them. So m and v still share no gradient.
 
     Args:
       learning_rate: :math:`\alpha_t`, a float, a scalar array or a schedule of the step count.

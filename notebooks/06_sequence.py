@@ -316,7 +316,8 @@ table(("optimizer", "test loss", "to Adam", "+-", "", "rate", "bytes per paramet
 # - The paper's default, "max" with n = 10, loses to Adam by more than 0.15 nats.
 # - A long delay loses: n = 10 is worse than n = 3, and n = 40 more than 0.15 nats worse than Adam.
 #   In so short a training part of that is the start: the first n of 200 updates are zero.
-# - The hopping window with n = 6 comes within 0.1 nats of the sliding one with n = 3.
+# - The hopping window does as well as the sliding one at the same n, within 0.05 nats, with less memory
+#   from n = 3 on. With n = 1 they are the same.
 # - This is one small model, one text and 200 steps. Each row had the same budget, but the best of
 #   many rows had more.
 
@@ -337,4 +338,6 @@ if not QUICK:
     assert gap["none, n=3, clip 1"] - gap["Adam, b1=0.5"] > 0.02
     assert min(gap["max, n=10"], gap["none, n=40, clip 1"]) > 0.15
     assert gap["none, n=10, clip 1"] > gap["none, n=3, clip 1"]
-    assert abs(gap["none, n=6, clip 1, hopping"] - gap["none, n=3, clip 1"]) < 0.1
+    for n in (3, 10, 40):
+        assert abs(gap[f"none, n={n}, clip 1, hopping"] - gap[f"none, n={n}, clip 1"]) < 0.05
+    assert gap["none, n=1, clip 1, hopping"] == gap["none, n=1, clip 1"]
