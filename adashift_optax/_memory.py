@@ -5,6 +5,8 @@ from typing import Any
 import jax
 import optax
 
+from adashift_optax import _checks
+
 
 def state_bytes(tx: optax.GradientTransformation, params: optax.Params) -> int:
     """Bytes of the state that ``tx.init(params)`` would allocate, over all devices together once.
@@ -28,5 +30,6 @@ def state_bytes(tx: optax.GradientTransformation, params: optax.Params) -> int:
       >>> state_bytes(adashift(1e-2, window="hopping"), params)
       8000056
     """
+    _checks.check_transformation(tx)
     state: Any = jax.eval_shape(tx.init, params)
     return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state))
