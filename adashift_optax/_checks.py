@@ -227,11 +227,3 @@ def check_scalar(name: str, value: Any, remedy: str) -> Any:
         what = f"{jnp.result_type(value)}{list(jnp.shape(value))}" if real else repr(value)
         raise TypeError(f"{name} must be a real scalar; got {what}. {remedy}")
     return value
-
-
-def check_transformation(tx: Any) -> None:
-    """`tx` is one of Optax's."""
-    if not (callable(getattr(tx, "init", None)) and callable(getattr(tx, "update", None))):
-        raise TypeError(
-            f"tx must be an optax.GradientTransformation; got {tx!r}. Pass e.g. adashift(1e-2)."
-        )

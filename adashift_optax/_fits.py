@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from adashift_optax import _checks
 from adashift_optax._blocks import GROUP, Blocks
@@ -25,8 +26,8 @@ def check_state(
     """The tree of `state` that is like the parameters, or None where it keeps only one v per leaf.
 
     `state` has this `kind` and the layout of `blocks`, with `parts` trees in mu, a queue whose
-    scales are of the blocks `peaks` (None: no queue),
-    `squares` in nu_queue (0: rings of `slots` of what nu holds). States of phi="max", "mean" and a
+    scales are of the blocks `peaks` (None: no queue), `squares` trees in nu_queue for phi="none"
+    and else rings of `slots` of what nu holds. States of phi="max", "mean" and a
     callable are of one layout, as are those of all b1 > 0: between these one may change.
     """
     found = tuple(state.clock) if isinstance(state.clock, dict) else (type(state.clock).__name__,)
@@ -136,7 +137,8 @@ def check_updates(updates: Any, state: Any, tree: Any, blocks: Blocks) -> None:
 def check_mask(mask: Any, params: Any) -> Any:
     """`mask` is a tree of bools and a prefix of `params`, unless these are None."""
     for path, leaf in jax.tree_util.tree_leaves_with_path(mask):
-        if jnp.shape(leaf) or getattr(leaf, "dtype", type(leaf)) != bool:
+        scalar = isinstance(leaf, bool) or getattr(leaf, "dtype", None) == np.bool_
+        if not scalar or jnp.shape(leaf):
             raise TypeError(
                 "mask must be None, a tree of bools like the parameters or a callable that gives "
                 f"one; got {leaf!r} at {_checks.at(path)}. Pass True where decay applies."

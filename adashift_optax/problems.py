@@ -8,10 +8,9 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 
-from adashift_optax import _checks
+from adashift_optax import _checks, _tool_checks
 
 
 class Problem(NamedTuple):
@@ -107,7 +106,8 @@ def sequential(C1: float = 1010.0, C2: float = 10.0, d: int = 101) -> Problem:
     for name, slope in (("C1", C1), ("C2", C2)):
         _checks.check_number(name, slope, -jnp.inf, jnp.inf, f"Pass e.g. {name}=10.0.")
     # In a cycle of one step no t mod d is 1.
-    _check_steps("d", d, 2, "Pass e.g. d=101.")
+    if not isinstance(d, jax.core.Tracer):
+        _tool_checks.check_steps("d", d, 2, "Pass e.g. d=101.")
 
     def loss(x: jax.Array, t: jax.Array, key: jax.Array) -> jax.Array:
         del key
@@ -139,11 +139,11 @@ def trajectory(
     Raises:
       ValueError: `steps` is not a multiple of `every`.
     """
-    _checks.check_transformation(tx)
+    _tool_checks.check_transformation(tx)
     if not all(hasattr(problem, name) for name in Problem._fields):
         raise TypeError(f"problem must be a Problem; got {problem!r}. Pass e.g. sequential().")
-    _check_steps("every", every, 1, "Pass e.g. every=1.")
-    _check_steps("steps", steps, 0, "Pass e.g. steps=1000.")
+    _tool_checks.check_steps("every", every, 1, "Pass e.g. every=1.")
+    _tool_checks.check_steps("steps", steps, 0, "Pass e.g. steps=1000.")
     if not jnp.issubdtype(getattr(key, "dtype", None), jax.dtypes.prng_key) and not (
         getattr(key, "dtype", None) == jnp.uint32 and key.shape
     ):
@@ -170,12 +170,3 @@ def trajectory(
     x = jnp.asarray(problem.init, jnp.float32)
     carry = x, tx.init(x), jnp.zeros([], jnp.int32)
     return jax.lax.scan(record, carry, None, length=steps // every)[1]
-
-
-def _check_steps(name: str, value: Any, least: int, remedy: str) -> None:
-    """`value` is a number of steps that an int32 can count."""
-    if isinstance(value, jax.core.Tracer) and name == "d":
-        return
-    whole = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
-    if not whole or not least <= value < 2**31:
-        raise ValueError(f"{name} must be an int in [{least}, 2**31); got {value!r}. {remedy}")

@@ -6,7 +6,7 @@ import jax
 import optax
 from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 
-from adashift_optax import _checks
+from adashift_optax._tool_checks import check_arrays, check_transformation
 
 
 def opt_state_shardings(tx: optax.GradientTransformation, params: optax.Params) -> Any:
@@ -40,13 +40,8 @@ def opt_state_shardings(tx: optax.GradientTransformation, params: optax.Params) 
       >>> shardings[0].queue["kernel"].spec
       P(None, 'x', 'y')
     """
-    _checks.check_transformation(tx)
-    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
-        if not hasattr(leaf, "shape") or not hasattr(leaf, "dtype"):
-            raise TypeError(
-                f"params must be arrays or jax.ShapeDtypeStruct; got {leaf!r} at "
-                f"{_checks.at(path)}. Convert numbers by jnp.asarray."
-            )
+    check_transformation(tx)
+    check_arrays(params)
     shardings = [getattr(leaf, "sharding", None) for leaf in jax.tree.leaves(params)]
     meshes = {s.mesh for s in shardings if isinstance(s, NamedSharding)}
     if len(meshes) != 1:
