@@ -141,7 +141,7 @@ class Blocks:
         if self.factored:
             rank = len(shape) >= 2
             rows, columns = (*shape[:-1], 1), (*shape[:-2], 1, *shape[-1:])
-            return tuple(cells) == ((rows, columns) if rank else (shape, ()))
+            return tuple(cells) == ((rows, columns) if rank else (shape, (1,) * len(shape)))
         (cell,) = cells
         return len(cell) == len(shape) and all(
             c in (1, size) for c, size in zip(cell, shape, strict=True)

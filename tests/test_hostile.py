@@ -117,7 +117,8 @@ OTHERS += [{"queue_dtype": "bfloat16"}, {"queue_dtype": "float8_e4m3fn"}]
 VARIANTS = [{"phi": phi, **o} for phi in ("max", "mean", "none", "factored") for o in OTHERS]
 FINITE = ["denormal", "tiny", "1e38", "largest", "minus largest"]
 NOT_FINITE = {"NaN": np.nan, "inf": np.inf, "minus inf": -np.inf}
-DTYPES = ["float16", "bfloat16", "float32", "float64", "complex64"]
+DTYPES = {"narrow": ["float16", "bfloat16", "float32", "complex64"], "float64": ["float64"]}
+QUICK = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
 
 
 def extreme(name, dtype):
@@ -133,63 +134,62 @@ def extreme(name, dtype):
     }[name]
 
 
-def scanned(kwargs, dtype, values):
-    """Updates and states when the first element meets `values`: [case, step, row, column]."""
-    tx = scale_by_adashift(3, **kwargs)
-    ones = np.ones((len(values), 14, 2, 2))
-    ones[:, 6, 0, 0] = values
-    grads = jnp.asarray(ones, dtype)
-
-    def run(grads):
-        return jax.lax.scan(lambda s, g: tx.update(g, s)[::-1], tx.init(grads[0]), grads)
-
-    state, updates = jax.jit(jax.vmap(run))(grads)
-    return np.asarray(updates).astype(complex), state
-
-
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("dtypes", DTYPES)
 @pytest.mark.parametrize("kwargs", VARIANTS, ids=lambda kwargs: " ".join(map(str, kwargs.values())))
-def test_extreme_gradients(kwargs, dtype, x64):
+def test_extreme_gradients(kwargs, dtypes, x64):
     """Finite gradients give finite updates. One that is not shows at once; v stays finite; with
     the hopping window it is gone after n steps, and other elements never see it."""
-    if dtype == "complex64" and "queue_dtype" in kwargs:
-        kwargs = {"phi": kwargs["phi"], "window": "hopping", "b1": 0}
-    names = [*FINITE, *NOT_FINITE]
-    updates, state = scanned(kwargs, dtype, [extreme(name, dtype) for name in names])
-    finite = np.isfinite(updates)
-    bad = len(FINITE)
-    assert finite[:bad].all()
-    assert not finite[bad:, 6, 0, 0].any()
-    assert finite[:, :, 1:].all()
-    assert finite[:, :, 0, 1:].all()
+    n, names, tree = 3, [*FINITE, *NOT_FINITE], {}
+    for dtype in DTYPES[dtypes]:
+        if dtype != "complex64" or "queue_dtype" not in kwargs:
+            grads = np.ones((len(names), 4 * n, 2, 2))  # of ones but for one element of one step
+            grads[:, 2 * n, 0, 0] = [extreme(name, dtype) for name in names]
+            tree[dtype] = jnp.asarray(grads, dtype)
+    tx = scale_by_adashift(n, **kwargs)
+
+    def run(grads):
+        state = tx.init(jax.tree.map(lambda g: g[0], grads))
+        return jax.lax.scan(lambda s, g: tx.update(g, s)[::-1], state, grads)
+
+    state, updates = jax.jit(jax.vmap(run), compiler_options=QUICK)(tree)
     assert all(np.isfinite(c).all() for c in jax.tree.leaves(state.nu))
-    if kwargs.get("window") == "hopping" or kwargs.get("b1") == 0:
-        assert finite[:, 9:].all()
-    else:
-        assert not finite[bad:, 6:, 0, 0].any()
+    bad = len(FINITE)
+    for dtype, u in updates.items():
+        finite = np.isfinite(np.asarray(u).astype(complex))
+        assert finite[:bad].all(), dtype
+        assert not finite[bad:, 2 * n, 0, 0].any(), dtype
+        assert finite[:, :, 1:].all(), dtype
+        assert finite[:, :, 0, 1:].all(), dtype
+        if kwargs.get("window") == "hopping" or kwargs.get("b1") == 0:
+            assert finite[:, 3 * n :].all(), dtype
+        else:
+            assert not finite[bad:, 2 * n :, 0, 0].any(), dtype
 
 
-@pytest.mark.parametrize("count", [MAX, MAX - 1, -1, -MAX - 1])
-@pytest.mark.parametrize("kwargs", VARIANTS[::2], ids=str)
-def test_count_at_its_ends(kwargs, count):
+@pytest.mark.parametrize("kwargs", VARIANTS[::5], ids=str)
+def test_count_at_its_ends(kwargs):
     """It stops at the largest int32; a negative one of a corrupted state gives finite updates."""
     tx = scale_by_adashift(2, **kwargs)
-    state, step = tx.init(MATRIX), jax.jit(tx.update)
-    for _ in range(4):
-        _, state = step(MATRIX, state)
-    state = state._replace(count=jnp.int32(count))
-    for _ in range(3):
-        updates, state = step(MATRIX, state)
-        assert np.isfinite(updates).all()
-    assert state.count == min(count + 3, MAX)
-    if count > 0:  # the bias correction is 1 by now: v is 1 - b2^2, or so, not 1
-        assert np.all(np.abs(updates) > 1)
+
+    def run(count):
+        def step(state, _):
+            return tx.update(jnp.asarray(MATRIX), state)[::-1]
+
+        state, _ = jax.lax.scan(step, tx.init(jnp.asarray(MATRIX)), length=4)
+        return jax.lax.scan(step, state._replace(count=count), length=3)
+
+    counts = np.array([MAX, MAX - 1, MAX - 9, -1, -MAX - 1])
+    state, updates = jax.jit(jax.vmap(run))(jnp.asarray(counts, jnp.int32))
+    assert np.isfinite(updates).all()
+    np.testing.assert_array_equal(state.count, [MAX, MAX, MAX - 6, 2, 2 - MAX])
+    # The bias correction is over, and v is far below 1: but it is not reset, nor negative.
+    assert np.all(updates[:3] > 1)
 
 
 def test_trees_without_numbers():
     """None is a tree of no parameters; a leaf of size 0 is updated by one of size 0."""
     for params in (None, {}, {"a": None}, np.ones((0, 3), np.float32), [ONES[:0], None]):
-        for kwargs in VARIANTS:
+        for kwargs in VARIANTS[::3]:
             tx = scale_by_adashift(2, **kwargs)
             state = tx.init(params)
             updates, new = jax.eval_shape(tx.update, params, state)
