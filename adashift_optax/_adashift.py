@@ -10,7 +10,7 @@ import numpy as np
 import optax
 from jax.typing import ArrayLike, DTypeLike
 
-from adashift_optax import _checks, _queue
+from adashift_optax import _checks, _fits, _queue
 from adashift_optax._blocks import AxisName, BlockAxes, Blocks, accumulator_dtype, squared, widest
 from adashift_optax._boxes import map_leaves, zeros_like
 from adashift_optax._gradients import GradientQueue
@@ -132,14 +132,16 @@ def scale_by_adashift(
                 "state must be the ScaleByAdashiftState that init or the last update returned; got "
                 f"{type(state).__name__}. Keep one state per optimizer."
             )
-        clock = _checks.check_kind(state.clock, kind)
+        slots = _queue.num_slots(n)
+        parts, peaks = first.num_parts if first else 0, gradients and gradients.peaks
+        tree = _fits.check_state(state, kind, blocks, parts, peaks, 2 * hops, slots)
+        _fits.check_updates(updates, state, tree, blocks)
+        clock = state.clock[kind]
         v = jax.tree.leaves(state.nu)
-        num = sum(c.size for c in v) if blocks.pooled else len(v) // (1 + blocks.factored)
-        _checks.check_updates(updates, num, state.mu, state.queue)
+        num = blocks.num_leaves(v)
         count = jnp.asarray(optax.safe_increment(state.count))
         # The slot to write, and (t - 1) mod n, which only the hops need. The sliding window takes
         # the clock itself for its slot: computed, it made XLA's step on CPU 15 % slower.
-        slots = _queue.num_slots(n)
         slot = jax.lax.rem(clock, jnp.int32(slots)) if hop else clock
         phase = jax.lax.rem(clock, jnp.int32(n))
         clock = _queue.next_of(clock, slots * n if hop else slots)
@@ -193,7 +195,9 @@ def scale_by_adashift(
                 queue = _like(queue, [_queue.after(*pair) for pair in zip(v, rings, strict=True)])
 
         # u_t = m_t / (sqrt(vhat_t) + eps)
-        clip = clip_value(state.count) if callable(clip_value) else clip_value
+        clip = clip_value
+        if callable(clip):
+            clip = _checks.check_scalar("clip_value", clip(state.count), "Pass e.g. 1.0.")
         scales = blocks.scales(v, lambda c: to_vhat.astype(c.dtype), eps, num)
         u = [
             _rescale(m_leaf, scale, clip, jnp.result_type(x))

@@ -8,7 +8,7 @@ import jax
 import optax
 from jax.typing import ArrayLike, DTypeLike
 
-from adashift_optax import _checks
+from adashift_optax import _checks, _fits
 from adashift_optax._adashift import B1, B2, EPS, PHI, WINDOW, N, Phi, scale_by_adashift
 from adashift_optax._blocks import AxisName, BlockAxes
 
@@ -143,7 +143,7 @@ def adashift(
             queue_dtype=queue_dtype,
             clip_value=clip_value,
         ),
-        optax.scale_by_learning_rate(learning_rate),
+        optax.scale_by_learning_rate(_checks.check_learning_rate(learning_rate)),
     )
 
 
@@ -206,6 +206,26 @@ def adashiftw(
             queue_dtype=queue_dtype,
             clip_value=clip_value,
         ),
-        optax.add_decayed_weights(weight_decay, mask),
-        optax.scale_by_learning_rate(learning_rate),
+        _decay(weight_decay, mask),
+        optax.scale_by_learning_rate(_checks.check_learning_rate(learning_rate)),
     )
+
+
+def _decay(weight_decay: Any, mask: Any) -> optax.GradientTransformation:
+    """``optax.add_decayed_weights``, which would broadcast parameters of other shapes."""
+    decay = optax.add_decayed_weights(weight_decay)
+
+    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
+        _fits.check_like_params(updates, params)
+        return decay.update(updates, state, params)
+
+    checked = optax.GradientTransformation(decay.init, update)
+    if mask is None:
+        return checked
+    if not callable(mask):
+        _fits.check_mask(mask, None)
+
+    def checked_mask(params: Any) -> Any:
+        return _fits.check_mask(mask(params) if callable(mask) else mask, params)
+
+    return optax.masked(checked, checked_mask)

@@ -116,6 +116,37 @@ class Blocks:
         # A reduction, not a fresh array, so that the axes that stay keep their sharding.
         return jnp.sum(zeros, _checks.check_axes(axes, zeros.ndim, path), keepdims=True)
 
+    def num_leaves(self, cells: Sequence[Any]) -> int:
+        """How many leaves `cells` are of."""
+        if self.pooled:
+            return sum(math.prod(jnp.shape(c)) for c in cells)
+        return len(cells) // (1 + self.factored)
+
+    def fits(self, cells: Sequence[tuple[int, ...]], shapes: Sequence[Any]) -> bool:
+        """Whether cells of these shapes are of leaves of these `shapes` (None: any)."""
+        num = len(shapes)
+        if self.pooled:
+            return list(cells) == [(len(group),) for group in _groups(shapes)] or (
+                not num and list(cells) == [(0,)]
+            )
+        if len(cells) != num * (1 + self.factored):
+            return False
+        return all(
+            shape is None or self._fits(cells[i::num], shape) for i, shape in enumerate(shapes)
+        )
+
+    def _fits(self, cells: Sequence[tuple[int, ...]], shape: tuple[int, ...]) -> bool:
+        if self.elementwise:
+            return cells[0] == shape
+        if self.factored:
+            rank = len(shape) >= 2
+            rows, columns = (*shape[:-1], 1), (*shape[:-2], 1, *shape[-1:])
+            return tuple(cells) == ((rows, columns) if rank else (shape, (1,) * len(shape)))
+        (cell,) = cells
+        return len(cell) == len(shape) and all(
+            c in (1, size) for c, size in zip(cell, shape, strict=True)
+        )
+
     def reduce(
         self,
         g: Sequence[jax.Array],

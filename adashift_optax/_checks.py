@@ -142,7 +142,7 @@ def check_axes(axes: Any, ndim: int, path: Any) -> tuple[int, ...]:
     if any(not -ndim <= a < ndim for a in axes) or len({a % ndim for a in axes}) < len(axes):
         raise ValueError(
             f"block_axes must name different axes of each leaf; got {tuple(axes)} for the leaf "
-            f"{_at(path)} of rank {ndim}. Pass a callable (path, leaf) -> tuple | None to choose "
+            f"{at(path)} of rank {ndim}. Pass a callable (path, leaf) -> tuple | None to choose "
             "axes leaf by leaf."
         )
     return tuple(sorted(a % ndim for a in axes))
@@ -162,10 +162,12 @@ def check_phi_value(x: Any) -> jax.Array:
 def check_inexact(name: str, tree: Any) -> None:
     """Every leaf is a float or complex array."""
     for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
-        dtype = getattr(leaf, "dtype", np.result_type(type(leaf)))
-        if not jnp.issubdtype(dtype, jnp.inexact):
+        dtype = getattr(leaf, "dtype", None) or np.result_type(type(leaf))
+        known = jnp.issubdtype(dtype, jnp.inexact) and dtype != np.longdouble
+        if not known or dtype == np.clongdouble:
+            dtype = "float0" if dtype == jax.dtypes.float0 else dtype
             raise TypeError(
-                f"{name} must be float or complex; got dtype {dtype} at {_at(path)}. "
+                f"{name} must be float or complex; got dtype {dtype} at {at(path)}. "
                 "Keep such leaves out with optax.masked or optax.partition."
             )
 
@@ -193,45 +195,35 @@ def check_params(params: Any, queue_dtype: Any) -> None:
         if queue_dtype is not None and jnp.iscomplexobj(leaf):
             raise TypeError(
                 f"queue_dtype must be None for complex parameters; got {queue_dtype!r} for the "
-                f"{jnp.result_type(leaf)} leaf at {_at(path)}. Leave queue_dtype out."
+                f"{jnp.result_type(leaf)} leaf at {at(path)}. Leave queue_dtype out."
             )
 
 
-def check_kind(clock: Any, kind: str) -> jax.Array:
-    """The value of `clock`, which is that of a state of this `kind`."""
-    found = tuple(clock) if isinstance(clock, dict) else (type(clock).__name__,)
-    if found != (kind,):
-        raise ValueError(
-            f"state must be that of an optimizer with {kind}; got {', '.join(found)}. Pass the "
-            "arguments that it was made with, or call init for a new state."
-        )
-    return clock[kind]
-
-
-def check_updates(updates: Any, num: int, mu: Any, queue: Any) -> None:
-    """`updates` has `num` leaves, of the shapes that the state has.
-
-    Complex leaves only where the state is complex. A state with neither `mu` nor `queue` tells
-    nothing about shapes.
-    """
-    check_inexact("updates", updates)
-    leaves = jax.tree_util.tree_leaves_with_path(updates)
-    if len(leaves) != num:
-        raise ValueError(
-            f"updates must have the {num} leaves that init saw; got {len(leaves)}. "
-            "Call init again on the new parameters."
-        )
-    rings = jax.tree.leaves(queue)
-    like = jax.tree.leaves(mu)[:num] or [jax.ShapeDtypeStruct(r.shape[1:], r.dtype) for r in rings]
-    for (path, leaf), old in zip(leaves, like, strict=False):
-        if jnp.shape(leaf) != old.shape or jnp.iscomplexobj(leaf) > jnp.iscomplexobj(old):
-            raise ValueError(
-                "updates must have the shapes that init saw, and be real where the parameters "
-                f"were; got {jnp.result_type(leaf)}{list(jnp.shape(leaf))} at {_at(path)}, where "
-                f"the state holds {old.dtype}{list(old.shape)}. "
-                "Call init again on the new parameters."
-            )
-
-
-def _at(path: Any) -> str:
+def at(path: Any) -> str:
+    """Where a leaf is, for messages."""
     return jax.tree_util.keystr(path) or "the root"
+
+
+def check_learning_rate(learning_rate: Any) -> Any:
+    """`learning_rate` is a finite number, a scalar array or a schedule of scalars."""
+    remedy = "Pass e.g. learning_rate=1e-2."
+    if callable(learning_rate):
+        return lambda count: check_scalar("learning_rate", learning_rate(count), remedy)
+    if isinstance(learning_rate, (jax.Array, np.ndarray)):
+        return check_scalar("learning_rate", learning_rate, remedy)
+    if isinstance(learning_rate, bool) or not isinstance(learning_rate, numbers.Real):
+        raise TypeError(
+            f"learning_rate must be a number or a schedule; got {learning_rate!r}. {remedy}"
+        )
+    if not math.isfinite(learning_rate):  # its sign is left to the caller, as Optax does
+        raise ValueError(f"learning_rate must be finite; got {learning_rate!r}. {remedy}")
+    return learning_rate
+
+
+def check_scalar(name: str, value: Any, remedy: str) -> Any:
+    """`value`, given as an array or by a schedule, is one real number; it may be traced."""
+    real = isinstance(value, (jax.Array, np.ndarray, np.number, int, float))
+    if not real or jnp.shape(value) or jnp.iscomplexobj(value):
+        what = f"{jnp.result_type(value)}{list(jnp.shape(value))}" if real else repr(value)
+        raise TypeError(f"{name} must be a real scalar; got {what}. {remedy}")
+    return value

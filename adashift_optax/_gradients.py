@@ -102,8 +102,10 @@ class GradientQueue:
         # Within these bounds neither it nor its inverse is 0, infinite or denormal. Beside a NaN or
         # inf the finite rest of a block rounds to 0, on entering and so on leaving.
         bound = jnp.finfo(peak.dtype).maxexp - 28
+        # Nor may what is rounded up in the queue overflow when it leaves: the largest is cut off.
+        top = min(bound, jnp.finfo(peak.dtype).maxexp - 2 ** (jnp.finfo(self.dtype).nexp - 1))
         exponent = jnp.ceil(jnp.log2(peak / self._largest))
-        return jnp.exp2(jnp.clip(jnp.nan_to_num(exponent, nan=bound), -bound, bound))
+        return jnp.exp2(jnp.clip(jnp.nan_to_num(exponent, nan=bound), -bound, top))
 
     def _round(self, g: jax.Array) -> jax.Array:
         """`g` rounded to what a slot can hold, in its own dtype."""

@@ -5,6 +5,8 @@ from typing import Any
 import jax
 import optax
 
+from adashift_optax._tool_checks import check_arrays, check_transformation
+
 
 def state_bytes(tx: optax.GradientTransformation, params: optax.Params) -> int:
     """Bytes of the state that ``tx.init(params)`` would allocate, over all devices together once.
@@ -28,5 +30,7 @@ def state_bytes(tx: optax.GradientTransformation, params: optax.Params) -> int:
       >>> state_bytes(adashift(1e-2, window="hopping"), params)
       8000056
     """
+    check_transformation(tx)
+    check_arrays(params, or_numbers=True)
     state: Any = jax.eval_shape(tx.init, params)
     return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state))

@@ -7,7 +7,10 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
+
+from adashift_optax import _checks, _tool_checks
 
 
 def net_update_factors(tx: optax.GradientTransformation, grads: jax.Array) -> jax.Array:
@@ -45,7 +48,8 @@ def net_update_factors(tx: optax.GradientTransformation, grads: jax.Array) -> ja
     References:
       Zhou et al., AdaShift, ICLR 2019, section 3, equation 6.
     """
-    grads = jnp.asarray(grads)
+    _tool_checks.check_transformation(tx)
+    grads = _tool_checks.recorded("grads", grads, 1)
     params = jnp.zeros_like(grads[0])
     extended = optax.with_extra_args_support(tx)
 
@@ -80,6 +84,7 @@ def sequential_second_moment(C: float, d: int, b2: float) -> jax.Array:
     References:
       Zhou et al., AdaShift, ICLR 2019, section 3 (Lemma 2 and its proof).
     """
+    _check_cycle(C, d, b2=b2)
     i = jnp.arange(1, d + 1)
     return 1 + (C**2 - 1) * (1 - b2) * jnp.asarray(b2) ** (i - 1) / (1 - jnp.asarray(b2) ** d)
 
@@ -102,6 +107,7 @@ def sequential_net_update_factors(
     Returns:
       The factors of the gradients C, -1, ..., -1 of a cycle, [d]. The first is the smallest.
     """
+    _check_cycle(C, d, b1=b1, b2=b2)
     scale = 1 / jnp.sqrt(sequential_second_moment(C, d, b2))
     later = scale[(jnp.arange(d)[:, None] + jnp.arange(d)) % d]
     weights = (1 - b1) * jnp.asarray(b1) ** jnp.arange(d) / (1 - b1**d)
@@ -125,6 +131,16 @@ def correlation(x: jax.Array, y: jax.Array) -> jax.Array:
       >>> print(correlation(x, jnp.array([[1., -1.], [2., -2.], [4., -4.]])))
       [ 1. -1.]
     """
+    x, y = _tool_checks.recorded("x", x, 2), _tool_checks.recorded("y", y, 2)
+    try:
+        broadcast = len(x) == len(y) and np.broadcast_shapes(x.shape, y.shape) == x.shape
+    except ValueError:
+        broadcast = False
+    if not broadcast:
+        raise ValueError(
+            "y must have as many steps as x and a shape that broadcasts against it; got "
+            f"{list(y.shape)} for {list(x.shape)}. Pass e.g. one v per block as [T, 1, 1]."
+        )
     x, y = x - jnp.mean(x, 0), y - jnp.mean(y, 0)
     # Scaled first, so that squares of small squares do not underflow.
     x, y = (z / jnp.where((top := jnp.max(jnp.abs(z), 0)) > 0, top, 1) for z in (x, y))
@@ -148,6 +164,16 @@ def lagged_correlation(g: jax.Array, lags: tuple[int, ...]) -> jax.Array:
       >>> print(lagged_correlation(jnp.array([1., -1.] * 8), (1, 2)))
       [-1.  1.]
     """
+    g = _tool_checks.recorded("g", g, 3)
+    if (
+        not isinstance(lags, (tuple, list))
+        or not lags
+        or not all(isinstance(k, (int, np.integer)) and 1 <= k <= len(g) - 2 for k in lags)
+    ):
+        raise ValueError(
+            f"lags must be a tuple of ints in [1, T - 2]; got {lags!r} for T = {len(g)}. "
+            "Pass e.g. lags=(1,)."
+        )
     return jnp.stack([correlation(g[k:], g[:-k]) for k in lags])
 
 
@@ -175,7 +201,13 @@ def second_moments(state: Any, params: Any) -> Any:
       >>> print(jax.tree.map(jnp.shape, second_moments(adashift(0.1).init(params), params)))
       {'b': (1,), 'w': (1, 1)}
     """
-    cells = jax.tree.leaves(optax.tree.get(state, "nu"))
+    try:
+        cells = jax.tree.leaves(optax.tree.get(state, "nu"))
+    except KeyError as error:
+        raise ValueError(
+            f"state must have one nu in it; got several, in {jax.tree.structure(state)}. "
+            "Pass the part of it that is meant, e.g. state[0]."
+        ) from error
     leaves, treedef = jax.tree.flatten(params)
     if len(cells) != len(leaves):  # vectors with one entry per leaf
         if any(c.ndim != 1 for c in cells) or sum(c.size for c in cells) != len(leaves):
@@ -185,9 +217,24 @@ def second_moments(state: Any, params: Any) -> Any:
                 "its v is a product. Pass the parameters that state was made for."
             )
         cells = list(jnp.concatenate(cells))
+    for c, p in zip(cells, leaves, strict=True):
+        sizes = zip(c.shape, jnp.shape(p), strict=False)
+        if c.size != 1 and (c.ndim != jnp.ndim(p) or any(s not in (1, size) for s, size in sizes)):
+            raise ValueError(
+                f"params must be those that state was made for; got one of shape "
+                f"{list(jnp.shape(p))} for a v of {list(c.shape)}. Pass the tree given to init."
+            )
     return treedef.unflatten(
         [
             c.reshape((1,) * jnp.ndim(p)) if c.size == 1 else c
             for c, p in zip(cells, leaves, strict=True)
         ]
     )
+
+
+def _check_cycle(C: Any, d: Any, **decays: Any) -> None:
+    """The constants of a cycle are numbers in range; traced ones pass."""
+    _tool_checks.check_steps("d", d, 1, "Pass e.g. d=101.")
+    _checks.check_number("C", C, -np.inf, np.inf, "Pass e.g. C=101.0.")
+    for name, b in decays.items():
+        _checks.check_number(name, b, 0, 1, f"Pass e.g. {name}=0.9.")

@@ -10,6 +10,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from adashift_optax import _checks, _tool_checks
+
 
 class Problem(NamedTuple):
     """Costs f_t of one variable x, one per step, whose mean is to be minimized.
@@ -56,6 +58,13 @@ def stochastic(C: float = 101.0, d: float = 0.02) -> Problem:
       Reddi et al., On the Convergence of Adam and Beyond, ICLR 2018, section 3; Zhou et al.,
       AdaShift, ICLR 2019, section 3 and appendix.
     """
+    C = _checks.check_number("C", C, 0, jnp.inf, "Pass e.g. C=101.0.")
+    d = _checks.check_number("d", d, -1, jnp.inf, "Pass e.g. d=0.02.")
+    if isinstance(C, float) and isinstance(d, float) and (C == 0 or d > C):
+        raise ValueError(
+            "C must be > 0 and d at most C, or (1 + d) / (C + 1) is no probability; got "
+            f"C={C}, d={d}. Pass e.g. C=101.0, d=0.02."
+        )
     rare = (1 + d) / (C + 1)
 
     def loss(x: jax.Array, t: jax.Array, key: jax.Array) -> jax.Array:
@@ -94,6 +103,11 @@ def sequential(C1: float = 1010.0, C2: float = 10.0, d: int = 101) -> Problem:
     References:
       Reddi et al., 2018, section 3; Zhou et al., 2019, section 3.
     """
+    for name, slope in (("C1", C1), ("C2", C2)):
+        _checks.check_number(name, slope, -jnp.inf, jnp.inf, f"Pass e.g. {name}=10.0.")
+    # In a cycle of one step no t mod d is 1.
+    if not isinstance(d, jax.core.Tracer):
+        _tool_checks.check_steps("d", d, 2, "Pass e.g. d=101.")
 
     def loss(x: jax.Array, t: jax.Array, key: jax.Array) -> jax.Array:
         del key
@@ -125,6 +139,15 @@ def trajectory(
     Raises:
       ValueError: `steps` is not a multiple of `every`.
     """
+    _tool_checks.check_transformation(tx)
+    if not all(hasattr(problem, name) for name in Problem._fields):
+        raise TypeError(f"problem must be a Problem; got {problem!r}. Pass e.g. sequential().")
+    _tool_checks.check_steps("every", every, 1, "Pass e.g. every=1.")
+    _tool_checks.check_steps("steps", steps, 0, "Pass e.g. steps=1000.")
+    if not jnp.issubdtype(getattr(key, "dtype", None), jax.dtypes.prng_key) and not (
+        getattr(key, "dtype", None) == jnp.uint32 and key.shape
+    ):
+        raise TypeError(f"key must be one of jax.random; got {key!r}. Pass jax.random.key(0).")
     if steps % every:
         raise ValueError(
             f"steps must be a multiple of every; got steps={steps}, every={every}. "

@@ -6,6 +6,8 @@ import jax
 import optax
 from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 
+from adashift_optax._tool_checks import check_arrays, check_transformation
+
 
 def opt_state_shardings(tx: optax.GradientTransformation, params: optax.Params) -> Any:
     """Shardings for ``tx.init(params)``: each array of the state like the parameter it came from.
@@ -25,6 +27,7 @@ def opt_state_shardings(tx: optax.GradientTransformation, params: optax.Params) 
 
     Raises:
       ValueError: no leaf is on a mesh, or leaves are on different ones.
+      TypeError: `tx` is no transformation, or a leaf is no array.
 
     Examples:
       >>> import jax, optax
@@ -37,6 +40,8 @@ def opt_state_shardings(tx: optax.GradientTransformation, params: optax.Params) 
       >>> shardings[0].queue["kernel"].spec
       P(None, 'x', 'y')
     """
+    check_transformation(tx)
+    check_arrays(params)
     shardings = [getattr(leaf, "sharding", None) for leaf in jax.tree.leaves(params)]
     meshes = {s.mesh for s in shardings if isinstance(s, NamedSharding)}
     if len(meshes) != 1:

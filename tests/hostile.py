@@ -1,0 +1,227 @@
+"""Bad calls of optimizers as a table: name -> (call, type of the error, what its message matches).
+
+`test_hostile.py` makes each, and has those of other functions. Bad n, b1 and so on: that is
+`test_arguments.py`.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from adashift_optax import adashift, adashiftw, scale_by_adashift
+
+ONES, INTS, COMPLEX = np.ones(3, np.float32), np.ones(3, np.int32), np.ones(3, np.complex64)
+MATRIX = np.ones((3, 4), np.float32)
+TREE = {"a": MATRIX, "b": MATRIX}
+N = 2
+
+
+def update(grads, params=TREE, new=None, change=None, init=scale_by_adashift, tx=None, **kwargs):
+    """Traces an update of the optimizer of `new` on the state of that of `kwargs`, changed."""
+
+    def run():
+        state = init(N, **kwargs).init(params)
+        state = change(state) if change else state
+        other = tx or scale_by_adashift(N, **(kwargs if new is None else new))
+        return jax.eval_shape(other.update, grads, state)
+
+    return run
+
+
+def concrete(grads, params=ONES):
+    """An update that is not traced, for leaves that cannot be."""
+    tx = scale_by_adashift(N)
+    return lambda: tx.update(grads, tx.init(params))
+
+
+def decayed(params, grads=TREE, **kwargs):
+    def run():
+        tx = adashiftw(0.1, N, **kwargs)
+        return jax.eval_shape(tx.update, grads, tx.init(TREE), params)
+
+    return run
+
+
+def scheduled(**kwargs):
+    def run():
+        tx = adashift(**{"learning_rate": 0.1, "n": N, **kwargs})
+        return jax.eval_shape(tx.update, ONES, tx.init(ONES))
+
+    return run
+
+
+def having(**fields):
+    return lambda state: state._replace(**fields)
+
+
+def clock(make):
+    return lambda state: state._replace(clock={k: make(c) for k, c in state.clock.items()})
+
+
+def narrowed(state):
+    return jax.tree.map(lambda x: x.astype("bfloat16") if x.dtype == jnp.float32 else x, state)
+
+
+def init(params, **kwargs):
+    return lambda: scale_by_adashift(N, **kwargs).init(params)
+
+
+RENAMED = {"a": MATRIX, "c": MATRIX}
+NAMES = r"leaves that init saw, by name.*got \['c'\], where the state holds \['b'\].*init again"
+SHAPES = r"updates must have the shapes that init saw.*got float32\[{}\] at \['a'\].*init again"
+LAYOUT = "state must be that of an optimizer with the same phi.*as its {}.*init for a new one"
+NO_STATE = "state must be the ScaleByAdashiftState .*got {}. Keep one state"
+KIND = r"n=2,window=sliding,queue_dtype={}; got n={},window={},queue_dtype={}\. Pass"
+NO_NUMBER = r"{} must be float or complex; got dtype {}.*optax.masked"
+MASK = r"mask must be None, a tree of bools.*got {}.*Pass True"
+KEY = jax.random.key(0)
+FLOAT0 = jax.grad(lambda x: 1.0, allow_int=True)(INTS)
+V, T = ValueError, TypeError
+
+BAD = {
+    # Updates of another tree, of the same number of leaves and shapes
+    "names": (update(RENAMED), V, NAMES),
+    "names, none": (update(RENAMED, phi="none"), V, NAMES),
+    "names, hopping": (update(RENAMED, window="hopping"), V, NAMES),
+    "names, none, hopping, b1=0": (
+        update(RENAMED, phi="none", window="hopping", b1=0),
+        V,
+        NAMES,
+    ),
+    "names, none, b1=0": (update(RENAMED, phi="none", b1=0), V, NAMES),
+    "names, factored, b1=0": (update(RENAMED, phi="factored", b1=0), V, NAMES),
+    "names, axes, b1=0": (update(RENAMED, block_axes=(0,), b1=0), V, NAMES),
+    "names, float8": (update(RENAMED, queue_dtype="float8_e5m2"), V, NAMES),
+    "a list for a dict": (update([MATRIX, MATRIX]), V, r"by name.*got \[0\].*holds \['a'\]"),
+    "nested": (update({"a": {"x": MATRIX}, "b": MATRIX}), V, r"by name.*got \['a'\]\['x'\]"),
+    "fewer leaves, b1=0": (update({"a": MATRIX}, b1=0), V, "2 leaves that init saw; got 1"),
+    "no leaves": (update({}), V, "2 leaves that init saw; got 0"),
+    "None": (update(None), V, "2 leaves that init saw; got 0"),
+    "more than no leaves": (update(TREE, None), V, "0 leaves that init saw; got 2"),
+    # Of shapes that broadcast against the state's
+    "row": (update({**TREE, "a": MATRIX[:1]}), V, SHAPES.format("1, 4")),
+    "scalar": (update({**TREE, "a": MATRIX[0, 0]}), V, SHAPES.format("")),
+    "transposed": (update({**TREE, "a": MATRIX.T}), V, SHAPES.format("4, 3")),
+    "row, none": (update({**TREE, "a": MATRIX[:1]}, phi="none"), V, SHAPES.format("1, 4")),
+    "scalar, none, hopping, b1=0": (
+        update({**TREE, "a": MATRIX[0, 0]}, phi="none", window="hopping", b1=0),
+        V,
+        SHAPES.format(""),
+    ),
+    "row, factored, b1=0": (
+        update({**TREE, "a": MATRIX[:1]}, phi="factored", b1=0),
+        V,
+        SHAPES.format("1, 4"),
+    ),
+    "row, axes, b1=0": (
+        update({**TREE, "a": MATRIX[:, :1]}, block_axes=(0,), b1=0),
+        V,
+        SHAPES.format("3, 1"),
+    ),
+    # Of dtypes that are no gradients'
+    "complex for real": (update(COMPLEX, ONES), V, r"be real where .*complex64\[3\] at the root"),
+    "real for complex": (update(ONES, COMPLEX), V, r"complex where .*float32\[3\] at the root"),
+    "float0": (concrete(FLOAT0), T, NO_NUMBER.format("updates", "float0")),
+    "key": (concrete(jax.random.split(KEY, 3)), T, NO_NUMBER.format("updates", "key<fry>")),
+    "bool": (concrete(ONES > 0), T, NO_NUMBER.format("updates", "bool")),
+    "string": (concrete("g"), T, NO_NUMBER.format("updates", "<U")),
+    "object": (concrete(object()), T, NO_NUMBER.format("updates", "object")),
+    "struct": (concrete(jax.ShapeDtypeStruct((3,), jnp.float32)), T, "must be arrays; got Shape"),
+    "init float0": (init({"a": FLOAT0}), T, NO_NUMBER.format("params", "float0 at .'a'")),
+    "init key": (init(KEY), T, NO_NUMBER.format("params", "key<fry>")),
+    "init object": (init(object()), T, NO_NUMBER.format("params", "object")),
+    "init longdouble": (init(np.ones(2, np.longdouble)), T, NO_NUMBER.format("params", "float")),
+    # States of something else
+    "state None": (update(TREE, change=lambda s: None), T, NO_STATE.format("NoneType")),
+    "state tuple": (update(TREE, change=tuple), T, NO_STATE.format("tuple")),
+    "state dict": (update(TREE, change=lambda s: s._asdict()), T, NO_STATE.format("dict")),
+    "state of a chain": (
+        update(TREE, init=lambda n: adashift(0.1, n)),
+        T,
+        NO_STATE.format("tuple"),
+    ),
+    "chain of a state": (update(TREE, tx=adashift(0.1, N)), V, "updates and states .* same in"),
+    "of n": (
+        update(TREE, init=lambda n: scale_by_adashift(3)),
+        V,
+        KIND.format(None, 3, "sliding", None),
+    ),
+    "of window": (
+        update(TREE, window="hopping", new={}),
+        V,
+        KIND.format(None, 2, "hopping", None),
+    ),
+    "of queue_dtype": (
+        update(TREE, queue_dtype="float16", new={}),
+        V,
+        KIND.format(None, 2, "sliding", "float16"),
+    ),
+    "max to none": (update(ONES, ONES, new={"phi": "none"}), V, LAYOUT.format("nu")),
+    "none to max": (update(ONES, ONES, phi="none", new={}), V, LAYOUT.format("nu")),
+    "max to factored": (update(TREE, new={"phi": "factored"}), V, LAYOUT.format("nu")),
+    "factored to max": (update(TREE, phi="factored", new={}), V, LAYOUT.format("nu")),
+    "none to axes": (
+        update(TREE, phi="none", new={"block_axes": ()}),
+        V,
+        LAYOUT.format("nu_queue"),
+    ),
+    "axes to none": (update(TREE, block_axes=(0,), new={"phi": "none"}), V, LAYOUT.format("nu")),
+    "axes to max": (update(TREE, block_axes=(0,), new={}), V, LAYOUT.format("nu")),
+    "scales of axes": (
+        update(
+            TREE,
+            phi="none",
+            queue_dtype="float16",
+            block_axes=(0,),
+            new={"phi": "none", "queue_dtype": "float16"},
+        ),
+        V,
+        LAYOUT.format("queue_scale"),
+    ),
+    "b1 to 0": (update(TREE, new={"b1": 0}), V, LAYOUT.format("mu")),
+    "b1 from 0": (update(TREE, b1=0, new={}), V, LAYOUT.format("mu")),
+    "b1 to 0, none": (
+        update(TREE, phi="none", new={"phi": "none", "b1": 0}),
+        V,
+        LAYOUT.format("mu"),
+    ),
+    "state without mu": (update(TREE, change=having(mu=None)), V, LAYOUT.format("mu")),
+    "state without queue": (update(TREE, change=having(queue=None)), V, LAYOUT.format("queue")),
+    "count a float": (
+        update(TREE, change=having(count=jnp.float32(3))),
+        V,
+        "int32 scalar as its count; got float32",
+    ),
+    "count of copies": (
+        update(TREE, change=having(count=jnp.zeros(1, jnp.int32))),
+        V,
+        r"as its count; got int32\[1\]",
+    ),
+    "clock of copies": (update(TREE, change=clock(lambda c: c[None])), V, r"clock; got int32\[1\]"),
+    "no clock": (update(TREE, change=having(clock=None)), V, "with n=2,.*got NoneType"),
+    "narrow state": (update(TREE, change=narrowed), V, "must hold float32 .*got bfloat16.* mu"),
+    # Parameters, masks and rates
+    "params None": (decayed(None), V, "params must be given to update.*got None.*Call update"),
+    "params of other shapes": (
+        decayed({**TREE, "a": MATRIX[:1]}),
+        V,
+        r"params must have the shapes .*got \[1, 4\] at \['a'\] for an update of \[3, 4\]",
+    ),
+    "params of other names": (decayed(RENAMED), V, "params must be a tree like updates; got .*'c'"),
+    "mask text": (decayed(TREE, mask="yes"), T, MASK.format("'yes' at the root")),
+    "mask leaf text": (decayed(TREE, mask={"a": "no", "b": True}), T, MASK.format("'no' at ..a")),
+    "mask number": (decayed(TREE, mask=3), T, MASK.format("3")),
+    "mask array": (decayed(TREE, mask={"a": ONES > 0}), T, MASK.format("array")),
+    "mask callable": (decayed(TREE, mask=lambda p: "no"), T, MASK.format("'no'")),
+    "mask of other names": (decayed(TREE, mask={"c": True}), V, "mask must be a tree like the par"),
+    "decay text": (decayed(TREE, weight_decay="1"), T, "weight_decay must be a real number.*'1'"),
+    "decay NaN": (decayed(TREE, weight_decay=np.nan), V, "weight_decay must be finite.*got nan"),
+    "rate text": (scheduled(learning_rate="0.1"), T, "learning_rate must be a number .*'0.1'"),
+    "rate None": (scheduled(learning_rate=None), T, "learning_rate must be a number .*got None"),
+    "rate True": (scheduled(learning_rate=True), T, "learning_rate must be a number .*got True"),
+    "rate NaN": (scheduled(learning_rate=np.nan), V, "learning_rate must be finite; got nan"),
+    "rate vector": (scheduled(learning_rate=ONES), T, r"learning_rate must be .*float32\[3\]"),
+    "rates": (scheduled(learning_rate=lambda t: ONES), T, r"learning_rate must .*float32\[3\]"),
+    "clips": (scheduled(clip_value=lambda t: ONES), T, r"clip_value must be a real .*float32\[3\]"),
+    "clip None": (scheduled(clip_value=lambda t: None), T, "clip_value must be a real .*got None"),
+}
