@@ -8,7 +8,9 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
+from jax.core import Tracer
 
 from adashift_optax import _checks, _tool_checks
 
@@ -106,7 +108,7 @@ def sequential(C1: float = 1010.0, C2: float = 10.0, d: int = 101) -> Problem:
     for name, slope in (("C1", C1), ("C2", C2)):
         _checks.check_number(name, slope, -jnp.inf, jnp.inf, f"Pass e.g. {name}=10.0.")
     # In a cycle of one step no t mod d is 1.
-    if not isinstance(d, jax.core.Tracer):
+    if not isinstance(d, Tracer):
         _tool_checks.check_steps("d", d, 2, "Pass e.g. d=101.")
 
     def loss(x: jax.Array, t: jax.Array, key: jax.Array) -> jax.Array:
@@ -144,9 +146,8 @@ def trajectory(
         raise TypeError(f"problem must be a Problem; got {problem!r}. Pass e.g. sequential().")
     _tool_checks.check_steps("every", every, 1, "Pass e.g. every=1.")
     _tool_checks.check_steps("steps", steps, 0, "Pass e.g. steps=1000.")
-    if not jnp.issubdtype(getattr(key, "dtype", None), jax.dtypes.prng_key) and not (
-        getattr(key, "dtype", None) == jnp.uint32 and key.shape
-    ):
+    kind = getattr(key, "dtype", np.dtype(object))
+    if not jnp.issubdtype(kind, jax.dtypes.prng_key) and not (kind == jnp.uint32 and key.shape):
         raise TypeError(f"key must be one of jax.random; got {key!r}. Pass jax.random.key(0).")
     if steps % every:
         raise ValueError(

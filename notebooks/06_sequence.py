@@ -316,8 +316,8 @@ table(("optimizer", "test loss", "to Adam", "+-", "", "rate", "bytes per paramet
 # - The paper's default, "max" with n = 10, loses to Adam by more than 0.15 nats.
 # - A long delay loses: n = 10 is worse than n = 3, and n = 40 more than 0.15 nats worse than Adam.
 #   In so short a training part of that is the start: the first n of 200 updates are zero.
-# - The hopping window does as well as the sliding one at the same n, within 0.05 nats, with less memory
-#   from n = 3 on. With n = 1 they are the same.
+# - The hopping window does as well as the sliding one at the same n, within 0.05 nats, with less
+#   memory from n = 3 on. With n = 1 they are the same.
 # - This is one small model, one text and 200 steps. Each row had the same budget, but the best of
 #   many rows had more.
 
