@@ -144,9 +144,8 @@ def trajectory(
         raise TypeError(f"problem must be a Problem; got {problem!r}. Pass e.g. sequential().")
     _tool_checks.check_steps("every", every, 1, "Pass e.g. every=1.")
     _tool_checks.check_steps("steps", steps, 0, "Pass e.g. steps=1000.")
-    if not jnp.issubdtype(getattr(key, "dtype", None), jax.dtypes.prng_key) and not (
-        getattr(key, "dtype", None) == jnp.uint32 and key.shape
-    ):
+    typed = isinstance(key, jax.Array) and jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
+    if not typed and not (getattr(key, "dtype", None) == jnp.uint32 and key.shape):
         raise TypeError(f"key must be one of jax.random; got {key!r}. Pass jax.random.key(0).")
     if steps % every:
         raise ValueError(
