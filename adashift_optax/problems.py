@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
+from jax.core import Tracer
 
 from adashift_optax import _checks, _tool_checks
 
@@ -106,7 +107,7 @@ def sequential(C1: float = 1010.0, C2: float = 10.0, d: int = 101) -> Problem:
     for name, slope in (("C1", C1), ("C2", C2)):
         _checks.check_number(name, slope, -jnp.inf, jnp.inf, f"Pass e.g. {name}=10.0.")
     # In a cycle of one step no t mod d is 1.
-    if not isinstance(d, jax.core.Tracer):
+    if not isinstance(d, Tracer):
         _tool_checks.check_steps("d", d, 2, "Pass e.g. d=101.")
 
     def loss(x: jax.Array, t: jax.Array, key: jax.Array) -> jax.Array:
