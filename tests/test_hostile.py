@@ -134,8 +134,11 @@ def extreme(name, dtype):
     }[name]
 
 
-@pytest.mark.parametrize("dtypes", DTYPES)
-@pytest.mark.parametrize("kwargs", VARIANTS, ids=lambda kwargs: " ".join(map(str, kwargs.values())))
+@pytest.mark.parametrize(
+    ("kwargs", "dtypes"),
+    [(kwargs, "narrow") for kwargs in VARIANTS] + [(kwargs, "float64") for kwargs in VARIANTS[::3]],
+    ids=str,
+)
 def test_extreme_gradients(kwargs, dtypes, x64):
     """Finite gradients give finite updates. One that is not shows at once; v stays finite; with
     the hopping window it is gone after n steps, and other elements never see it."""
@@ -189,7 +192,7 @@ def test_count_at_its_ends(kwargs):
 def test_trees_without_numbers():
     """None is a tree of no parameters; a leaf of size 0 is updated by one of size 0."""
     for params in (None, {}, {"a": None}, np.ones((0, 3), np.float32), [ONES[:0], None]):
-        for kwargs in VARIANTS[::3]:
+        for kwargs in VARIANTS[::6]:
             tx = scale_by_adashift(2, **kwargs)
             state = tx.init(params)
             updates, new = jax.eval_shape(tx.update, params, state)
@@ -207,16 +210,16 @@ def test_what_cannot_be_known():
 
 def test_containers_may_differ_where_names_do_not():
     tx = scale_by_adashift(2)
-    updates, _ = tx.update((ONES, [ONES]), tx.init([ONES, (ONES,)]))
+    updates, _ = jax.eval_shape(tx.update, (ONES, [ONES]), tx.init([ONES, (ONES,)]))
     assert isinstance(updates, tuple)
 
 
 def test_gradients_wider_than_the_state(x64):
     """They are rounded to its dtype, where one may overflow: then it is not finite."""
     tx = scale_by_adashift(1, phi="none")
-    state = tx.init(ONES)
+    state, step = tx.init(ONES), jax.jit(tx.update)
     for g in (1.0, 2.0, 1e200):
-        updates, state = tx.update(np.full(3, g), state)
+        updates, state = step(np.full(3, g), state)
         assert updates.dtype == np.float64
     assert not np.isfinite(updates).any()
     assert np.isfinite(state.nu).all()
