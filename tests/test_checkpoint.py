@@ -16,6 +16,11 @@ MOMENTS = {"mid-fill": 2, "mid-wrap": 6}  # of n = 3, whose ring has 4 slots
 STEPS = 12
 
 
+def same_bits_on_any_mesh(variant):
+    """Sums of shards round by the mesh; newer XLA (seen with JAX 0.12) rounds all by their shape."""
+    return variant != "factored" and jax.__version_info__ < (0, 11)
+
+
 def run(tx, mesh, params, state, steps):
     """The updates of some of the steps 0, 1, ..., and the last state."""
     update, updates = jax.jit(tx.update), []
@@ -68,8 +73,8 @@ def test_orbax(variant, moment, types, tmp_path):
             jax.tree.map(assert_same_bits, state, saved)
             assert_in_place(state, params)
             updates, _ = run(tx, mesh, params, state, range(saved_at, STEPS))
-        # In shards of another shape newer XLA (JAX 0.12) rounds otherwise, in the last places.
-        assert_same_updates(updates, wanted, exact=shape == (4, 2))
+        exact = shape == (4, 2) or same_bits_on_any_mesh(variant)
+        assert_same_updates(updates, wanted, exact)
 
 
 @pytest.mark.parametrize("moment", MOMENTS)
