@@ -17,7 +17,7 @@ STEPS = 12
 
 
 def same_bits_on_any_mesh(variant):
-    """Sums of shards round by the mesh; newer XLA (seen with JAX 0.12) rounds all by their shape."""
+    """Sums round by the shape of a shard; newer XLA (seen with JAX 0.12) rounds all by it."""
     return variant != "factored" and jax.__version_info__ < (0, 11)
 
 
