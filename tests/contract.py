@@ -138,7 +138,7 @@ WRAPPERS = {
         "They have no state.", tree=lambda tree: {**tree, FROZEN: optax.MaskedNode()}, frozen=True
     ),
     "MultiSteps": Wrapper(
-        "It copies the whole state in every step, Adam's too: accumulating outside is faster.",
+        "It copies the whole state in every step, Adam's too; accumulating outside does not.",
         lambda tx: optax.MultiSteps(tx, 2).gradient_transformation(),
     ),
     "apply_if_finite": Wrapper(

@@ -203,7 +203,7 @@ table that this page is made from (`tests/contract.py`).
 - Optimizers: {optimizers}.
 - Variants: {variants}.
 
-| under | variants that work | |
+| under | variants that work | remark |
 |---|---|---|
 {table}
 
