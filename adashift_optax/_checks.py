@@ -50,6 +50,8 @@ def check_n(n: Any) -> int:
 def check_number(name: str, value: Any, low: float, high: float, remedy: str) -> Any:
     """`value` as a float in [low, high), or as a traced scalar of at least 32 bits."""
     if isinstance(value, (jax.Array, np.ndarray)):
+        if not value.ndim and jnp.issubdtype(value.dtype, jnp.integer):
+            value = jnp.asarray(value, float)  # optax.inject_hyperparams makes integers of b1=0
         if value.ndim or not jnp.issubdtype(value.dtype, jnp.floating):
             raise TypeError(
                 f"{name} must be a real scalar; got {value.dtype}{list(value.shape)}. {remedy}"

@@ -13,7 +13,7 @@ import numpy as np
 import optax
 import optax.contrib
 import reference
-from contract_runs import jitted, rejecting
+from contract_runs import quickly, rejecting
 
 from adashift_optax import STATIC_ARGS, adashift, adashiftw, scale_by_adashift
 
@@ -108,7 +108,7 @@ class Wrapper:
     note: str
     wrap: Callable[..., Any] = same
     make: Callable[..., Any] = lambda factory, kwargs: factory(**kwargs)
-    run: Callable[..., Any] = jitted
+    run: Callable[..., Any] = quickly
     tree: Callable[..., Any] = same
     start: Callable[..., Any] = same
     extra: Mapping[str, Any] = dataclasses.field(default_factory=dict)

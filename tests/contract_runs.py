@@ -11,6 +11,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax.experimental import checkify
 
+# For programs of which only the meaning matters, not what LLVM makes of them.
+QUICK = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
+
 
 def eager(step, carry, grads):
     updates = []
@@ -25,6 +28,10 @@ def jitted(step, carry, grads, **options):
     updates = eager(step, carry, grads)
     assert step._cache_size() == 1
     return updates
+
+
+def quickly(step, carry, grads):
+    return jitted(step, carry, grads, compiler_options=QUICK)
 
 
 def donated(step, carry, grads):
@@ -77,7 +84,7 @@ def beside_another(over):
 
 
 def checked(step, carry, grads):
-    step = jax.jit(checkify.checkify(step, errors=checkify.all_checks))
+    step = jax.jit(checkify.checkify(step, errors=checkify.all_checks), compiler_options=QUICK)
 
     def one(carry, g):
         error, out = step(carry, g)
@@ -89,7 +96,7 @@ def checked(step, carry, grads):
 
 def rejecting(step, carry, grads):
     """Before each step one that is rejected."""
-    step = jax.jit(step)
+    step = jax.jit(step, compiler_options=QUICK)
 
     def one(carry, g):
         states = [{k: s.inner_state for k, (_, s) in carry.items()}]
