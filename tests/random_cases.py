@@ -68,7 +68,7 @@ def leaf_specs(draw, dtypes=tuple(SPREAD), shapes=SHAPES):
     return Leaf(shape, draw(st.sampled_from(dtypes)), axes)
 
 
-def trees(dtypes=tuple(SPREAD), shapes=SHAPES, most=5):
+def trees(dtypes=tuple(SPREAD), shapes=SHAPES, most=6):
     """Nested dicts, lists and tuples of leaves and None, or a single leaf."""
 
     def nest(inner):
@@ -79,8 +79,7 @@ def trees(dtypes=tuple(SPREAD), shapes=SHAPES, most=5):
         )
 
     leaf = leaf_specs(dtypes, shapes)
-    tree = nest(st.recursive(leaf | st.none(), nest, max_leaves=most))
-    return leaf | tree.filter(jax.tree.leaves)
+    return st.recursive(leaf | st.none(), nest, max_leaves=most).filter(jax.tree.leaves)
 
 
 def ordered(xp) -> Callable[[Any], Any]:
