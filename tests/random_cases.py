@@ -92,10 +92,12 @@ def schedule(count):
 
 
 PHIS = ("max", "mean", "none", "factored", "ordered")
+# v - (1 - b2) v is rounded to 2^-24 of v in float32. Where later squares are 0, that is v: its
+# relative error is then 2^-24 / b2 per step, and a b2 below 2^-24 is 0. So 0, or from 0.1 on.
 ARGUMENTS = {
     "n": st.integers(1, 6),
     "b1": st.sampled_from([0, 0.9, 0.999]) | st.floats(0, 0.9999),
-    "b2": st.sampled_from([0, 0.9, 0.999]) | st.floats(0, 0.999999),
+    "b2": st.sampled_from([0, 0.9, 0.999]) | st.floats(0.1, 0.999999),
     "eps": st.sampled_from([0.0, 1e-10, 1e-3]),
     "phi": st.sampled_from(PHIS),
     "window": st.sampled_from(["sliding", "hopping"]),
