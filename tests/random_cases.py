@@ -208,14 +208,14 @@ def expected(leaf, grads, n, b1, b2, eps, phi, window, clip_value=None, axes=Non
     phi = ordered(np) if phi == "ordered" else phi
     args = n, b1, b2, eps, phi, axes
     want, scales = map(np.array, reference.adashift(list(grads), *args, clip, window))
-    allowed = (TOLERANCE[leaf.held] + off) * scales
+    allowed, moves = (TOLERANCE[leaf.held] + off) * scales, scales > 0
     if window == "sliding":
-        left = reference.adashift(list(grads), *args, None, left_weights)[1]
-        allowed += float(jnp.finfo(leaf.held).eps) / 2 * np.array(left)
+        left = np.array(reference.adashift(list(grads), *args, None, left_weights)[1])
+        allowed, moves = allowed + float(jnp.finfo(leaf.held).eps) / 2 * left, moves | (left > 0)
     # Rounded to the dtype of the gradients at last, denormals perhaps to 0.
     least = leaf.info.smallest_subnormal if leaf.dtype == "float16" else leaf.info.tiny
     rounded = float(leaf.info.eps) / 2 * np.abs(want) + float(least)
-    return want, np.where(allowed > 0, allowed + rounded, 0)
+    return want, np.where(moves, allowed + rounded, 0)
 
 
 def assert_within(got, want, allowed):
