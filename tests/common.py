@@ -35,7 +35,7 @@ def run(tx, grads, how="jit"):
     if how == "scan":
         stacked = jax.tree.map(lambda *g: jnp.stack(g), *grads)
         _, updates = jax.lax.scan(lambda s, g: tx.update(g, s)[::-1], state, stacked)
-        return [jax.tree.map(lambda u: np.asarray(u[t]), updates) for t in range(len(grads))]  # noqa: B023
+        return unstack(jax.tree.map(np.asarray, updates), len(grads))
     step = {
         "eager": tx.update,
         "jit": jax.jit(tx.update),
@@ -51,6 +51,11 @@ def run(tx, grads, how="jit"):
         u, state = step(g, state)
         updates.append(jax.tree.map(lambda x: np.asarray(x[0] if mapped else x), u))
     return updates
+
+
+def unstack(tree, steps):
+    """One tree per step from one whose leaves are stacked over steps."""
+    return [jax.tree.map(lambda x, t=t: x[t], tree) for t in range(steps)]
 
 
 def worst_error(updates, grads, name, *args, **kwargs):

@@ -8,7 +8,7 @@ import operator
 
 import jax
 import jax.numpy as jnp
-import numpy as np
+from common import assert_same_bits, unstack
 from jax.experimental import checkify
 
 # For programs of which only the meaning matters, not what LLVM makes of them.
@@ -42,7 +42,7 @@ def donated(step, carry, grads):
 def scanned(step, carry, grads):
     stacked = jax.tree.map(lambda *g: jnp.stack(g), *grads)
     _, updates = jax.jit(lambda c, g: jax.lax.scan(step, c, g))(carry, stacked)
-    return [jax.tree.map(lambda u: u[t], updates) for t in range(len(grads))]  # noqa: B023
+    return unstack(updates, len(grads))
 
 
 def not_numbers(g):
@@ -102,18 +102,10 @@ def rejecting(step, carry, grads):
         states = [{k: s.inner_state for k, (_, s) in carry.items()}]
         carry, _ = step(carry, not_numbers(g))
         states.append({k: s.inner_state for k, (_, s) in carry.items()})
-        assert_same_bits(*states)
+        jax.tree.map(assert_same_bits, *states)
         return step(carry, g)
 
     return eager(one, carry, grads)
-
-
-def assert_same_bits(tree, other):
-    def bits(tree):
-        return [(x.shape, x.dtype, np.asarray(x).tobytes()) for x in jax.tree.leaves(tree)]
-
-    assert jax.tree.structure(tree) == jax.tree.structure(other)
-    assert bits(tree) == bits(other)
 
 
 RUNS = {

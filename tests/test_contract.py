@@ -101,7 +101,10 @@ def differentiate(variant):
     def total(grads):
         terms = []
         for tx, weight in zip(ours(variant).values(), weights, strict=True):
-            step = lambda state, g, tx=tx: tx.update(g, state, params)[::-1]  # noqa: E731
+
+            def step(state, g, tx=tx):
+                return tx.update(g, state, params)[::-1]
+
             _, updates = jax.lax.scan(step, tx.init(params), grads)
             terms += [jnp.vdot(u, weight[k]) for k, u in updates.items()]
         return sum(terms)
