@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import reference
+from compiler import AS_USERS
 
 SHAPES = {
     "scalar": (),
@@ -34,12 +35,16 @@ def run(tx, grads, how="jit"):
     grads = [jax.tree.map(jnp.asarray, g) for g in grads]
     if how == "scan":
         stacked = jax.tree.map(lambda *g: jnp.stack(g), *grads)
-        _, updates = jax.lax.scan(lambda s, g: tx.update(g, s)[::-1], state, stacked)
+        loop = jax.jit(
+            lambda state, grads: jax.lax.scan(lambda s, g: tx.update(g, s)[::-1], state, grads),
+            compiler_options=AS_USERS,
+        )
+        _, updates = loop(state, stacked)
         return unstack(jax.tree.map(np.asarray, updates), len(grads))
     step = {
         "eager": tx.update,
-        "jit": jax.jit(tx.update),
-        "vmap": jax.jit(jax.vmap(tx.update)),
+        "jit": jax.jit(tx.update, compiler_options=AS_USERS),
+        "vmap": jax.jit(jax.vmap(tx.update), compiler_options=AS_USERS),
         "pmap": jax.pmap(tx.update),
     }[how]
     mapped = how in ("vmap", "pmap")
@@ -87,4 +92,5 @@ def train_step(tx):
 
 def compile_donated(step, params, state, grads):
     """The compiled step with parameters and state donated."""
-    return jax.jit(step, donate_argnums=(0, 1)).lower(params, state, grads).compile()
+    jitted = jax.jit(step, donate_argnums=(0, 1), compiler_options=AS_USERS)
+    return jitted.lower(params, state, grads).compile()

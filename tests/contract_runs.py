@@ -3,16 +3,11 @@
 A carry is a dict with an entry for each optimizer, and so is u.
 """
 
-import functools
-import operator
-
 import jax
 import jax.numpy as jnp
 from common import assert_same_bits, unstack
+from compiler import AS_USERS
 from jax.experimental import checkify
-
-# For programs of which only the meaning matters, not what LLVM makes of them.
-QUICK = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
 
 
 def eager(step, carry, grads):
@@ -30,8 +25,8 @@ def jitted(step, carry, grads, **options):
     return updates
 
 
-def quickly(step, carry, grads):
-    return jitted(step, carry, grads, compiler_options=QUICK)
+def as_users(step, carry, grads):
+    return jitted(step, carry, grads, compiler_options=AS_USERS)
 
 
 def donated(step, carry, grads):
@@ -60,18 +55,6 @@ def in_cond(step, carry, grads):
     return eager(lambda c, g: maybe(maybe(c, not_numbers(g), False)[0], g, True), carry, grads)
 
 
-def in_parts(how, size=3):
-    """A few optimizers at a time: XLA takes minutes to compile some programs with all of them."""
-
-    def run(step, carry, grads):
-        names = list(carry)
-        parts = [names[i : i + size] for i in range(0, len(names), size)]
-        updates = [how(step, {name: carry[name] for name in part}, grads) for part in parts]
-        return [functools.reduce(operator.or_, each) for each in zip(*updates, strict=True)]
-
-    return run
-
-
 def beside_another(over):
     """Beside a second copy with twice the gradients."""
 
@@ -84,7 +67,7 @@ def beside_another(over):
 
 
 def checked(step, carry, grads):
-    step = jax.jit(checkify.checkify(step, errors=checkify.all_checks), compiler_options=QUICK)
+    step = jax.jit(checkify.checkify(step, errors=checkify.all_checks))
 
     def one(carry, g):
         error, out = step(carry, g)
@@ -96,7 +79,7 @@ def checked(step, carry, grads):
 
 def rejecting(step, carry, grads):
     """Before each step one that is rejected."""
-    step = jax.jit(step, compiler_options=QUICK)
+    step = jax.jit(step)
 
     def one(carry, g):
         states = [{k: s.inner_state for k, (_, s) in carry.items()}]
@@ -110,7 +93,7 @@ def rejecting(step, carry, grads):
 
 RUNS = {
     "eager": ("Operation by operation.", eager),
-    "jax.jit": ("Compiled once.", jitted),
+    "jax.jit": ("Compiled once.", as_users),
     "jax.jit, donated": ("In place.", donated),
     "jax.lax.scan": ("All steps in one program.", scanned),
     "jax.lax.cond": ("A step that is not taken leaves no trace.", in_cond),
@@ -118,9 +101,9 @@ RUNS = {
         "Copies with states of their own.",
         beside_another(lambda step: jax.jit(jax.vmap(step))),
     ),
-    "jax.pmap": ("The same on several devices.", in_parts(beside_another(jax.pmap))),
+    "jax.pmap": ("The same on several devices.", beside_another(jax.pmap)),
     "checkify": (
         "With `all_checks`: no NaN, no division by 0, no index out of range.",
-        in_parts(checked),
+        checked,
     ),
 }

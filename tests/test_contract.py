@@ -27,7 +27,7 @@ from contract import (
     reference_updates,
     run,
 )
-from contract_runs import RUNS, quickly
+from contract_runs import RUNS, jitted
 
 PAGE = Path(__file__).parent.parent / "docs" / "contract.md"
 PLAIN = Wrapper("")
@@ -55,7 +55,7 @@ def cells(make):
 
 
 def wanted(context):
-    return run(cells(lambda variant: oracles(VARIANTS[variant])), context, quickly)[0]
+    return run(cells(lambda variant: oracles(VARIANTS[variant])), context, jitted)[0]
 
 
 plainly_wanted = functools.cache(lambda: wanted(PLAIN))

@@ -10,6 +10,7 @@ from pathlib import Path
 import jax
 import orbax.checkpoint as ocp
 import pytest
+from compiler import FLAGS
 from distributed import SAVED_AT, STEPS
 from jax.sharding import AxisType
 from test_checkpoint import assert_same_updates, like, run, same_bits_on_any_mesh
@@ -18,7 +19,7 @@ from test_sharding import VARIANTS, N, assert_in_place, make_mesh, make_params
 from adashift_optax import adashift
 
 HERE = Path(__file__).parent
-ENVIRONMENT = {k: v for k, v in os.environ.items() if k not in ("XLA_FLAGS", "JAX_PLATFORMS")}
+ENVIRONMENT = os.environ | {"XLA_FLAGS": FLAGS}
 
 
 def run_all(commands):

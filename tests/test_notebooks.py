@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from compiler import FLAGS
 
 FOLDER = Path(__file__).parent.parent / "notebooks"
 SOURCES = sorted(FOLDER.glob("[0-9]*.py"))
@@ -14,8 +15,7 @@ SOURCES = sorted(FOLDER.glob("[0-9]*.py"))
 
 @pytest.mark.parametrize("source", SOURCES, ids=lambda source: source.stem)
 def test_runs(source, tmp_path):
-    less_compilation = "--xla_backend_optimization_level=0"  # which is most of a small budget
-    environment = os.environ | {"ADASHIFT_QUICK": "1", "XLA_FLAGS": less_compilation}
+    environment = os.environ | {"ADASHIFT_QUICK": "1", "XLA_FLAGS": FLAGS}
     command = [sys.executable, source]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
