@@ -21,9 +21,9 @@ def same_bits_on_any_mesh(variant):
     return variant != "factored" and jax.__version_info__ < (0, 11)
 
 
-def run(tx, mesh, params, state, steps):
+def run(update, mesh, params, state, steps):
     """The updates of some of the steps 0, 1, ..., and the last state."""
-    update, updates = jax.jit(tx.update), []
+    updates = []
     for step in steps:
         u, state = update(make_params(mesh, step), state, params)
         updates.append(jax.tree.map(np.asarray, u))
@@ -58,12 +58,12 @@ def assert_same_but_for_rounding(x, y):
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_orbax(variant, moment, types, tmp_path):
     tx, saved_at = adashift(1e-2, n=N, **VARIANTS[variant]), MOMENTS[moment]
-    mesh = make_mesh(types)
+    mesh, update = make_mesh(types), jax.jit(tx.update)
     with jax.set_mesh(mesh), ocp.StandardCheckpointer() as checkpointer:
         params = make_params(mesh)
-        _, saved = run(tx, mesh, params, tx.init(params), range(saved_at))
+        _, saved = run(update, mesh, params, tx.init(params), range(saved_at))
         checkpointer.save(tmp_path / "state", saved)
-        wanted, _ = run(tx, mesh, params, saved, range(saved_at, STEPS))
+        wanted, _ = run(update, mesh, params, saved, range(saved_at, STEPS))
     for shape in ((4, 2), (2, 4), (8, 1)):
         mesh = make_mesh(types, shape)
         with jax.set_mesh(mesh), ocp.StandardCheckpointer() as checkpointer:
@@ -72,7 +72,7 @@ def test_orbax(variant, moment, types, tmp_path):
             assert jax.tree.structure(state) == jax.tree.structure(saved)
             jax.tree.map(assert_same_bits, state, saved)
             assert_in_place(state, params)
-            updates, _ = run(tx, mesh, params, state, range(saved_at, STEPS))
+            updates, _ = run(update, mesh, params, state, range(saved_at, STEPS))
         exact = shape == (4, 2) or same_bits_on_any_mesh(variant)
         assert_same_updates(updates, wanted, exact)
 
@@ -81,11 +81,11 @@ def test_orbax(variant, moment, types, tmp_path):
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_flax_serialization(variant, moment):
     tx, saved_at = adashift(1e-2, n=N, **VARIANTS[variant]), MOMENTS[moment]
-    params = make_params(None)
-    _, saved = run(tx, None, params, tx.init(params), range(saved_at))
-    wanted, _ = run(tx, None, params, saved, range(saved_at, STEPS))
+    params, update = make_params(None), jax.jit(tx.update)
+    _, saved = run(update, None, params, tx.init(params), range(saved_at))
+    wanted, _ = run(update, None, params, saved, range(saved_at, STEPS))
     state = serialization.from_bytes(tx.init(params), serialization.to_bytes(saved))
-    updates, _ = run(tx, None, params, state, range(saved_at, STEPS))
+    updates, _ = run(update, None, params, state, range(saved_at, STEPS))
     assert_same_updates(updates, wanted, exact=True)
 
 

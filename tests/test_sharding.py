@@ -1,5 +1,7 @@
 """The state on a mesh: in its place from init on, and the same numbers as without a mesh."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -63,17 +65,23 @@ def assert_in_place(state, params):
     return seen
 
 
+@functools.cache
+def twenty_updates_alone(variant):
+    """Without a mesh."""
+    tx = adashift(1e-2, n=N, **VARIANTS[variant])
+    state, update, updates = tx.init(make_params(None)), jax.jit(tx.update), []
+    for step in range(20):
+        u, state = update(make_params(None, step), state)
+        updates.append(u)
+    return updates
+
+
 @pytest.mark.parametrize("how", ["eager", "jit", "jit to shardings"])
 @pytest.mark.parametrize("types", [AxisType.Auto, AxisType.Explicit])
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_twenty_steps_equal_the_unsharded_run(variant, types, how):
     tx = adashift(1e-2, n=N, **VARIANTS[variant])
-    mesh = make_mesh(types)
-    alone = make_params(None)
-    alone_state, alone_update, wanted = tx.init(alone), jax.jit(tx.update), []
-    for step in range(20):
-        want, alone_state = alone_update(make_params(None, step), alone_state)
-        wanted.append(want)
+    mesh, wanted = make_mesh(types), twenty_updates_alone(variant)
     with jax.set_mesh(mesh):
         params = make_params(mesh)
         to = opt_state_shardings(tx, params) if how == "jit to shardings" else None

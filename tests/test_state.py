@@ -1,5 +1,7 @@
 """What the compiled program does with the state: in place, no recompilation, stable types."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -19,6 +21,29 @@ def tree(dtype=jnp.float32):
 
 def temporary_bytes(compiled):
     return compiled.memory_analysis().temp_size_in_bytes
+
+
+def step_of(tx):
+    """One donated step, compiled."""
+    params = tree()
+    with jax.numpy_dtype_promotion("standard"):  # optax's Adam mixes dtypes
+        return compile_donated(train_step(tx), params, tx.init(params), params)
+
+
+def loop_of(tx):
+    """A donated loop of steps, compiled."""
+    step, params = train_step(tx), tree()
+
+    def loop(params, state, grads):
+        return jax.lax.scan(lambda c, _: (step(*c, grads), None), (params, state), None, 25)[0]
+
+    with jax.numpy_dtype_promotion("standard"):
+        return compile_donated(loop, params, tx.init(params), params)
+
+
+@functools.cache
+def temporary_bytes_of_adam(program, wrap=lambda tx: tx):
+    return temporary_bytes(program(wrap(optax.scale_by_adam())))
 
 
 VARIANTS = {
@@ -44,9 +69,7 @@ VARIANTS = {
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_donated_step_is_in_place(variant, n):
     """Less than a tenth of one slot is temporary: no copy of the queue, nor of one leaf."""
-    tx = scale_by_adashift(n, **VARIANTS[variant])
-    params = tree()
-    compiled = compile_donated(train_step(tx), params, tx.init(params), params)
+    compiled = step_of(scale_by_adashift(n, **VARIANTS[variant]))
     assert temporary_bytes(compiled) < LEAF_BYTES / 10
 
 
@@ -66,18 +89,8 @@ def test_the_assertion_on_temporaries_can_fail():
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_scan_needs_no_more_than_around_adam(variant):
     """The loop double-buffers some of what it carries, Adam's moments too, but never the queue."""
-    params, temporary = tree(), []
-
-    for tx in (scale_by_adashift(10, **VARIANTS[variant]), optax.scale_by_adam()):
-
-        def loop(params, state, grads, tx=tx):
-            step = train_step(tx)
-            return jax.lax.scan(lambda c, _: (step(*c, grads), None), (params, state), None, 25)[0]
-
-        with jax.numpy_dtype_promotion("standard"):  # optax's Adam mixes dtypes
-            compiled = compile_donated(loop, params, tx.init(params), params)
-        temporary.append(temporary_bytes(compiled))
-    assert temporary[0] <= temporary[1]
+    compiled = loop_of(scale_by_adashift(10, **VARIANTS[variant]))
+    assert temporary_bytes(compiled) <= temporary_bytes_of_adam(loop_of)
 
 
 @pytest.mark.parametrize(
@@ -92,13 +105,8 @@ def test_scan_needs_no_more_than_around_adam(variant):
 )
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_wrappers_add_no_more_than_they_add_to_adam(wrap, variant):
-    params = tree()
-    temporary = []
-    for tx in (wrap(scale_by_adashift(10, **VARIANTS[variant])), wrap(optax.scale_by_adam())):
-        with jax.numpy_dtype_promotion("standard"):  # optax's Adam mixes dtypes
-            compiled = compile_donated(train_step(tx), params, tx.init(params), params)
-        temporary.append(temporary_bytes(compiled))
-    assert temporary[0] <= temporary[1] + 2 * LEAF_BYTES
+    compiled = step_of(wrap(scale_by_adashift(10, **VARIANTS[variant])))
+    assert temporary_bytes(compiled) <= temporary_bytes_of_adam(step_of, wrap) + 2 * LEAF_BYTES
 
 
 def test_bytes_of_state():
