@@ -288,16 +288,18 @@ plt.show()
 # ## What was shown
 #
 # - Fixed generator: with the best rate of each, Adam's critic ends lower than AMSGrad's, AdaShift's
-#   and that of `phi="none"`, on nearly every seed, by small margins. The hopping variant with its
+#   and that of `phi="none"`, on most seeds, by small margins. The hopping variant with its
 #   momentum ends like Adam. All estimate W within 10 %.
 # - AdaShift wants about three times Adam's rate. With Adam at a tenth of its own best rate AdaShift
 #   is far ahead: a comparison of one pair of rates shows the rates.
 # - Both networks: AdaShift ends as near to the data as Adam or a little farther, and better on only
-#   a part of the seeds; `phi="none"`, whose best rate is at the end of the grid, is behind on
-#   nearly every seed. AdaShift for the critic alone is as good as Adam. Ten seeds do not separate
+#   a part of the seeds. AdaShift for the critic alone is as good as Adam. Ten seeds do not separate
 #   these three, and no GAN gets as near to the data as fresh data are.
+# - Nor can two seeds choose a rate for `phi="none"`. Training amplifies rounding, so this notebook
+#   prints other numbers on another processor, Adam's too: on one the choice was 0.032, half as far
+#   again from the data as Adam and behind on all ten seeds; on another 0.01, level with Adam.
 # - So neither the gain of the paper nor a clear loss like the reproduction's: in the small, with
-#   Adam tuned as well, nothing speaks for AdaShift in a GAN, and `phi="none"` is a poor choice.
+#   Adam tuned as well, nothing speaks for AdaShift in a GAN.
 
 # %%
 ends = {name: np.median(last(result[2][0])) for name, result in fixed.items()}
@@ -314,6 +316,6 @@ if not QUICK:
     assert 0.75 < far[MIXED] / far["Adam"] < 1.25
     assert 2 <= wins(gans, "AdaShift") <= 7
     assert 3 <= wins(gans, MIXED) <= 8
-    assert far["AdaShift, none"] > 1.2 * far["Adam"]
-    assert wins(gans, "AdaShift, none") <= 1
+    assert 0.8 < far["AdaShift, none"] / far["Adam"] < 1.8
+    assert wins(gans, "AdaShift, none") <= 8
     assert min(far.values()) > 3 * FLOOR
