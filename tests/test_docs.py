@@ -57,7 +57,7 @@ def test_the_table_of_choosing():
     outputs = [output for cell in notebook["cells"] for output in cell.get("outputs", ())]
     printed = " ".join("".join(output.get("text", ())) for output in outputs).split()
     rows = re.findall(r"^\| (.+) \| (\d+) \| ([\d.]+) \| ([\d.]+) \|$", text_of("choosing"), re.M)
-    assert len(rows) == 9
+    assert len(rows) == 10
     for row in rows:
         assert " ".join(row) in " ".join(printed), row
 
