@@ -7,7 +7,10 @@
 # difference over the seeds exceeds two standard errors.
 
 # %%
+import itertools
+import os
 import sysconfig
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
@@ -222,21 +225,29 @@ def train(task, make, rate, key):
 if QUICK:
     tasks = {name: tasks[name] for name in ("logistic regression", "embeddings")}
     optimizers = {name: optimizers[name] for name in ("Adam", "max, n=10", "none, n=3, clipped")}
-losses, rates = {}, {}
-for task_name, task in tasks.items():
-    for name, (make, base) in optimizers.items():
-        grid = base * FACTORS
 
-        def run(rate, key, task=task, make=make):
-            return train(task, make, rate, key)
 
-        several = jax.jit(jax.vmap(jax.vmap(run, (None, 0)), (0, None)))
-        seeds = TUNING + REPORTED
-        found = np.asarray(several(grid, jax.random.split(jax.random.key(0), seeds)))
-        found = np.where(np.isfinite(found), found, np.inf)
-        best = found[:, :TUNING].mean(1).argmin()
-        losses[task_name, name] = found[best, TUNING:]
-        rates[task_name, name] = float(FACTORS[best])
+def tuned(pair):
+    """The best factor of the learning rate, and the losses reported with it."""
+    task_name, name = pair
+    make, base = optimizers[name]
+
+    def run(rate, key):
+        return train(tasks[task_name], make, rate, key)
+
+    several = jax.jit(jax.vmap(jax.vmap(run, (None, 0)), (0, None)))
+    found = several(base * FACTORS, jax.random.split(jax.random.key(0), TUNING + REPORTED))
+    found = np.where(np.isfinite(found), found, np.inf)
+    best = found[:, :TUNING].mean(1).argmin()
+    return float(FACTORS[best]), found[best, TUNING:]
+
+
+pairs = list(itertools.product(tasks, optimizers))
+with ThreadPoolExecutor(os.cpu_count()) as pool:  # the programs are too small for all cores
+    rates, losses = (
+        dict(zip(pairs, values, strict=True))
+        for values in zip(*pool.map(tuned, pairs), strict=True)
+    )
 
 # %% [markdown]
 # ## Losses relative to Adam's
