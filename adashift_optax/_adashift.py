@@ -1,26 +1,34 @@
 """Algorithm 1 of AdaShift (Zhou et al., ICLR 2019) as an Optax gradient transformation."""
 
+import dataclasses
 import math
-from collections.abc import Callable, Iterable, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 from jax.typing import ArrayLike, DTypeLike
 
-from adashift_optax import _checks, _fits, _queue
-from adashift_optax._blocks import AxisName, BlockAxes, Blocks, accumulator_dtype, squared, widest
-from adashift_optax._boxes import map_leaves, zeros_like
-from adashift_optax._gradients import GradientQueue
-from adashift_optax._second import count_in_hops, decayed, hopped
-from adashift_optax._window import Hopping, Sliding, one_minus_powers
+from adashift_optax import _checks
+from adashift_optax._blocks import AxisName, BlockAxes, Factored, Phi, make_blocks
+from adashift_optax._clock import Clock
+from adashift_optax._delay import DelayLine
+from adashift_optax._first import FirstMoment, Hopping, Latest, Sliding
+from adashift_optax._layout import like, plain
+from adashift_optax._numbers import accumulator_dtype, narrowed, rescaled
+from adashift_optax._queue import NarrowQueue, NoQueue, Queue
+from adashift_optax._second import OfBlocks, OfElements, OfSegments, SecondMoment
 
 # The defaults of every public function, in this one place: the paper's.
 N, B1, B2, EPS, PHI, WINDOW = 10, 0.9, 0.999, 1e-10, "max", "sliding"
 
-Phi = str | Callable[[jax.Array], jax.Array]
+# For each window the mean m_t of its gradients, and for phi="none" what v_t is made of.
+Window = Literal["sliding", "hopping"]
+WINDOWS: dict[str, tuple[type[FirstMoment], type[SecondMoment]]] = {
+    "sliding": (Sliding, OfElements),
+    "hopping": (Hopping, OfSegments),
+}
 
 
 class ScaleByAdashiftState(NamedTuple):
@@ -44,10 +52,10 @@ class ScaleByAdashiftState(NamedTuple):
         ``phi="factored"``: a pair of trees, means of rows [..., rows, 1] and of columns
         [..., 1, columns]; a leaf of rank < 2 is kept whole in the first.
       queue: a ring of the latest gradients for each leaf, a tree like the parameters. Dtypes
-        narrower than 32 bits are held as unsigned integers. None where nothing reads it: for
-        ``window="hopping"``, and for b1 = 0 or n = 1 unless ``phi="none"``.
-      queue_scale: rings of the powers of 2 by which the entries of ``queue`` are to be multiplied,
-        one for each block. None unless ``queue_dtype`` has fewer exponents than the gradients.
+        narrower than 32 bits are held as unsigned integers; where they have fewer exponents than
+        the gradients it is a pair: that tree, and rings of the powers of 2, one for each block, by
+        which it is to be multiplied. None where nothing reads it: for ``window="hopping"``, and for
+        b1 = 0 or n = 1 unless ``phi="none"``.
       nu_queue: rings of the latest phi(g^2), like ``nu``. For ``phi="none"``: None, because what
         leaves ``queue`` is squared then, or with ``window="hopping"`` a pair of trees like the
         parameters, the squares of two segments of the window.
@@ -58,7 +66,6 @@ class ScaleByAdashiftState(NamedTuple):
     mu: Any
     nu: Any
     queue: Any
-    queue_scale: Any
     nu_queue: Any
 
 
@@ -71,11 +78,23 @@ def scale_by_adashift(
     phi: Phi = PHI,
     block_axes: BlockAxes = None,
     axis_name: AxisName = None,
-    window: str = WINDOW,
+    window: Window = WINDOW,
     queue_dtype: DTypeLike | None = None,
     clip_value: optax.ScalarOrSchedule | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     """Rescales updates by AdaShift, without a learning rate. See :func:`adashift`.
+
+    Args:
+      n: the delay in steps and the length of the momentum window.
+      b1: decay of the weights in the window.
+      b2: decay of the second moment.
+      eps: added to the denominator.
+      phi: what the squared gradients of a block are reduced to.
+      block_axes: the axes of a leaf that form one block together.
+      axis_name: the mesh axes of ``jax.shard_map`` that leaves are sharded on.
+      window: "sliding" or "hopping".
+      queue_dtype: the dtype in which the queue holds gradients.
+      clip_value: the largest magnitude of an element of the result.
 
     Returns:
       An ``optax.GradientTransformationExtraArgs`` whose state is a :class:`ScaleByAdashiftState`.
@@ -84,165 +103,102 @@ def scale_by_adashift(
     b1 = _checks.check_number("b1", b1, 0, 1, "Pass e.g. b1=0.9.")
     b2 = _checks.check_number("b2", b2, 0, 1, "Pass e.g. b2=0.999.")
     eps = _checks.check_number("eps", eps, 0, math.inf, "Pass e.g. eps=1e-10.")
-    _checks.check_choice("phi", phi, ("max", "mean", "none", "factored"), or_callable=True)
-    _checks.check_choice("window", window, ("sliding", "hopping"))
-    _checks.check_block_axes(block_axes)
-    _checks.check_axis_name(axis_name, phi, block_axes)
-    _checks.check_clip_value(clip_value)
-    dtype = _checks.check_queue_dtype(queue_dtype)
-    blocks = Blocks(phi, block_axes, axis_name)
-    # With b1 = 0 the window holds g_t alone. A traced b1 is never looked at.
-    momentum = n > 1 and not (isinstance(b1, float) and b1 == 0)
-    # A window of one gradient is the same either way: nothing hops but squares, if they are kept.
-    hops = window == "hopping" and n > 1 and (momentum or blocks.elementwise)
-    hop = Hopping(n, b1) if hops else None
-    first = (hop or Sliding(n, b1)) if momentum else None
-    gradients = None  # whose queue is there only if somebody reads it
-    if (first and first.reads_queue) or (blocks.elementwise and not hop):
-        gradients = GradientQueue(n, dtype, peaks=Blocks("max", block_axes, axis_name))
-    held_as = dtype.name if dtype and gradients else None
-    kind = f"n={n},window={'hopping' if hop else 'sliding'},queue_dtype={held_as}"
+    clip_at = _checks.check_clip_value(clip_value)
+    keeps_mean = n > 1 and not (isinstance(b1, float) and b1 == 0)  # a traced b1 is unknown
+    parts = _parts(n, keeps_mean, phi, block_axes, axis_name, window, queue_dtype)
+    rule = AdaShift(*parts, b1, b2, eps, clip_at)
+    return optax.GradientTransformationExtraArgs(rule.init, rule.update)
 
-    def init(params: optax.Params) -> ScaleByAdashiftState:
-        _checks.check_params(params, dtype)
-        mu = queue = queue_scale = nu_queue = None
-        if first:
-            zeros = map_leaves(lambda p: zeros_like(p, accumulator_dtype(p)), params)
-            mu = zeros if first.num_parts == 1 else (zeros, jax.tree.map(jnp.copy, zeros))
-        if gradients:
-            queue, queue_scale = gradients.init(params)
-        nu = blocks.init(params)
-        if not blocks.elementwise:
-            nu_queue = map_leaves(lambda v: _queue.empty(v, n, v.dtype), nu)
-        elif hop:
-            nu_queue = tuple(jax.tree.map(jnp.copy, nu) for _ in range(2))
-        # Two buffers, for a donated one cannot be given twice.
-        count, clock = jnp.zeros([], jnp.int32), {kind: jnp.zeros([], jnp.int32)}
-        return ScaleByAdashiftState(count, clock, mu, nu, queue, queue_scale, nu_queue)
+
+def _parts(
+    n: int,
+    keeps_mean: bool,
+    phi: Phi,
+    block_axes: BlockAxes,
+    axis_name: AxisName,
+    window: Window,
+    queue_dtype: DTypeLike | None,
+) -> tuple[Clock, NoQueue, FirstMoment, SecondMoment]:
+    """The parts that these arguments choose. `keeps_mean`: m_t is more than g_t."""
+    _checks.check_choice("phi", phi, ("max", "mean", "none", "factored"), or_callable=True)
+    _checks.check_choice("window", window, tuple(WINDOWS))
+    block_axes = _checks.check_block_axes(block_axes)
+    _checks.check_axis_name(axis_name, phi, block_axes)
+    dtype = _checks.check_queue_dtype(queue_dtype)
+    # A window of one gradient is the same in every way.
+    of_window, of_elements = WINDOWS[window if n > 1 else WINDOW]
+    first = of_window(n) if keeps_mean else Latest(n)
+    if phi == "none":
+        second = of_elements(n)
+    else:
+        blocks = Factored() if phi == "factored" else make_blocks(phi, block_axes, axis_name)
+        second = OfBlocks(n, blocks)
+    if not (first.reads_queue or second.reads_queue):
+        queue = NoQueue(n)
+    elif dtype is None:
+        queue = Queue(n)
+    else:
+        queue = NarrowQueue(n, dtype, make_blocks("max", block_axes, axis_name, of=jnp.abs))
+    hops = first.hops or second.hops
+    kind = f"n={n},window={window if hops else 'sliding'},queue_dtype={queue.held_as}"
+    return Clock(kind, n, DelayLine(n).slots, hops), queue, first, second
+
+
+@dataclasses.dataclass(frozen=True)
+class AdaShift:
+    """Algorithm 1 in one variant: its parts, and the numbers that may be traced.
+
+    Rules of the same parts are equal, because the state depends on nothing else.
+    """
+
+    clock: Clock
+    gradients: NoQueue
+    first: FirstMoment
+    second: SecondMoment
+    b1: ArrayLike = dataclasses.field(compare=False)
+    b2: ArrayLike = dataclasses.field(compare=False)
+    eps: ArrayLike = dataclasses.field(compare=False)
+    clip_at: Callable[[jax.Array], ArrayLike | None] = dataclasses.field(compare=False)
+
+    def init(self, params: optax.Params) -> ScaleByAdashiftState:
+        _checks.check_params(params, self.gradients.held_as)
+        nu, nu_queue = self.second.init(params)
+        return ScaleByAdashiftState(
+            count=jnp.zeros([], jnp.int32),
+            clock=self.clock.init(),
+            mu=self.first.init(params),
+            nu=nu,
+            queue=self.gradients.init(params),
+            nu_queue=nu_queue,
+        )
 
     def update(
+        self,
         updates: optax.Updates,
         state: optax.OptState,
         params: optax.Params | None = None,
-        **extra_args: Any,
+        **extra_args: object,
     ) -> tuple[optax.Updates, ScaleByAdashiftState]:
         del params, extra_args
-        if not isinstance(state, ScaleByAdashiftState):
-            raise TypeError(
-                "state must be the ScaleByAdashiftState that init or the last update returned; got "
-                f"{type(state).__name__}. Keep one state per optimizer."
-            )
-        slots = _queue.num_slots(n)
-        parts, peaks = first.num_parts if first else 0, gradients and gradients.peaks
-        tree = _fits.check_state(state, kind, blocks, parts, peaks, 2 * hops, slots)
-        _fits.check_updates(updates, state, tree, blocks)
-        clock = state.clock[kind]
-        v = jax.tree.leaves(state.nu)
-        num = blocks.num_leaves(v)
-        count = jnp.asarray(optax.safe_increment(state.count))
-        # The slot to write, and (t - 1) mod n, which only the hops need. The sliding window takes
-        # the clock itself for its slot: computed, it made XLA's step on CPU 15 % slower.
-        slot = jax.lax.rem(clock, jnp.int32(slots)) if hop else clock
-        phase = jax.lax.rem(clock, jnp.int32(n))
-        clock = _queue.next_of(clock, slots * n if hop else slots)
-        held = jax.tree.leaves(state.mu)[:num] or (not dtype and jax.tree.leaves(state.queue))
-        g = [
-            x.astype(held[i].dtype if held else accumulator_dtype(x))
-            for i, x in enumerate(map(jnp.asarray, jax.tree.leaves(updates)))
-        ]
-        mu, queue, queue_scale, nu_queue = state.mu, state.queue, state.queue_scale, state.nu_queue
+        known = _checks.check_kind(state, ScaleByAdashiftState, self.clock.kind)
+        given, old = plain(updates, known, self.init)
+        g = jax.tree.map(lambda x: x.astype(accumulator_dtype(x)), given)
+        clock, now = self.clock.step(old.clock, old.count)
 
-        # Pushed now, back in n steps: g_{t-n}
-        m: list[jax.Array] = g
-        g_old: list[Any] = [None] * num
-        if gradients:
-            queue, queue_scale, m, g_old = gradients.push(queue, queue_scale, g, slot)
+        # What enters the window, g_t as the queue can hold it, and what leaves it: g_{t-n}
+        queue, g_in, g_out = self.gradients.push(old.queue, g, now.slot)
 
         # m_t = sum_{i<n} b1^i g_{t-i} / sum_{i<n} b1^i
-        if first:
-            weights = {d: first.weights(phase, d) for d in {x.dtype for x in g}}
-            parts, m = _unzip(
-                first.step(part, x, old, weights[x.dtype])
-                for part, x, old in zip(_parts(mu, num), m, g_old, strict=True)
-            )
-            mu = _like(mu, parts)
-        else:
-            m = g
+        mu, m = self.first.step(old.mu, g_in, g_out, now, self.b1)
 
         # v_t = b2 v_{t-1} + (1 - b2) phi(g_{t-n}^2);  vhat_t = v_t / (1 - b2^(t-n))
-        squares_hop = hop if blocks.elementwise else None
-        in_v = count_in_hops(count, phase, squares_hop) if squares_hop else count - n
-        powers = one_minus_powers(b2, in_v, widest(c.dtype for c in v))
-        to_vhat, to_vhat_before = (1 / x for x in powers)  # factors, cheaper than quotients
-        if squares_hop:
-            segments, v = _unzip(
-                hopped(c, part, squared(x).astype(c.dtype), b2, phase, squares_hop)
-                for c, part, x in zip(v, _parts(nu_queue, num), g, strict=True)
-            )
-            nu_queue = _like(nu_queue, segments)
-        else:
-            if blocks.elementwise:
-                x = [squared(old).astype(c.dtype) for old, c in zip(g_old, v, strict=True)]
-            else:
-                x = blocks.reduce(g, v)
-                nu_queue, x = _queue.push_all(nu_queue, x, slot, n)
-            v = [
-                decayed(c, y, c * to_vhat_before.astype(c.dtype), b2)
-                for c, y in zip(v, x, strict=True)
-            ]
-            if blocks.elementwise and n == 1:  # the only slot was read just now
-                rings = jax.tree.leaves(queue)
-                queue = _like(queue, [_queue.after(*pair) for pair in zip(v, rings, strict=True)])
+        kept = old.nu, old.nu_queue
+        (nu, nu_queue), vhat = self.second.step(kept, g, g_out, now, self.b2)
+        queue = self.gradients.after(queue, nu)
 
         # u_t = m_t / (sqrt(vhat_t) + eps)
-        clip = clip_value
-        if callable(clip):
-            clip = _checks.check_scalar("clip_value", clip(state.count), "Pass e.g. 1.0.")
-        scales = blocks.scales(v, lambda c: to_vhat.astype(c.dtype), eps, num)
-        u = [
-            _rescale(m_leaf, scale, clip, jnp.result_type(x))
-            for m_leaf, scale, x in zip(m, scales, jax.tree.leaves(updates), strict=True)
-        ]
-        return _like(updates, u), ScaleByAdashiftState(
-            count, {kind: clock}, mu, _like(state.nu, v), queue, queue_scale, nu_queue
-        )
-
-    return optax.GradientTransformationExtraArgs(init, update)
-
-
-def _like(tree: Any, leaves: Sequence[Any]) -> Any:
-    """`leaves` in the structure of `tree`, which may carry other metadata than the gradients do.
-
-    If they are tuples, `tree` is a tuple of trees: the inverse of :func:`_parts`.
-    """
-    if leaves and isinstance(leaves[0], (tuple, list)):
-        leaves = [x for part in zip(*leaves, strict=True) for x in part]
-    return jax.tree.unflatten(jax.tree.structure(tree), leaves)
-
-
-def _parts(trees: Any, num: int) -> list[list[jax.Array]]:
-    """For each of `num` leaves its value in every one of `trees` (one tree or a tuple of them)."""
-    leaves = jax.tree.leaves(trees)
-    return [leaves[i::num] for i in range(num)]
-
-
-def _unzip(pairs: Iterable[tuple[Any, Any]]) -> tuple[list[Any], list[Any]]:
-    """The first and the second elements of `pairs`."""
-    pairs = list(pairs)
-    return [first for first, _ in pairs], [second for _, second in pairs]
-
-
-def _rescale(m: jax.Array, scale: jax.Array, clip: Any, dtype: jnp.dtype) -> jax.Array:
-    """Returns m * scale, at most `clip`, as a finite value of `dtype` wherever m is finite."""
-    u = m * scale.astype(m.dtype)
-    real = jnp.finfo(m.dtype).dtype
-    limit = np.asarray(min(float(jnp.finfo(d).max) for d in (m.dtype, dtype)), real)
-    if clip is not None:
-        limit = jnp.minimum(limit, jnp.asarray(clip, real))
-    if jnp.iscomplexobj(u):
-        size = jnp.abs(u)
-        large = size > limit
-        limited = u * jnp.where(large, limit / jnp.where(large, size, 1), 1).astype(u.dtype)
-    else:
-        limited = jax.lax.clamp(-limit, u, limit)
-    return jax.lax.select(jnp.isfinite(m), limited, u).astype(dtype)
+        scale, clip = self.second.scales(vhat, self.eps, g), self.clip_at(old.count)
+        u = jax.tree.map(lambda m, s: rescaled(m, s, clip), m, scale)
+        u = jax.tree.map(lambda u, g: narrowed(u, g.dtype), u, given)
+        new = ScaleByAdashiftState(now.t, clock, mu, nu, queue, nu_queue)
+        return like(updates, u), like(known, new)

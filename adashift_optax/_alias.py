@@ -8,9 +8,9 @@ import jax
 import optax
 from jax.typing import ArrayLike, DTypeLike
 
-from adashift_optax import _checks, _fits
-from adashift_optax._adashift import B1, B2, EPS, PHI, WINDOW, N, Phi, scale_by_adashift
-from adashift_optax._blocks import AxisName, BlockAxes
+from adashift_optax import _checks
+from adashift_optax._adashift import B1, B2, EPS, PHI, WINDOW, N, Window, scale_by_adashift
+from adashift_optax._blocks import AxisName, BlockAxes, Phi
 
 WEIGHT_DECAY = 1e-4  # optax.adamw's
 
@@ -25,7 +25,7 @@ def adashift(
     phi: Phi = PHI,
     block_axes: BlockAxes = None,
     axis_name: AxisName = None,
-    window: str = WINDOW,
+    window: Window = WINDOW,
     queue_dtype: DTypeLike | None = None,
     clip_value: optax.ScalarOrSchedule | None = None,
 ) -> optax.GradientTransformationExtraArgs:
@@ -159,7 +159,7 @@ def adashiftw(
     phi: Phi = PHI,
     block_axes: BlockAxes = None,
     axis_name: AxisName = None,
-    window: str = WINDOW,
+    window: Window = WINDOW,
     queue_dtype: DTypeLike | None = None,
     clip_value: optax.ScalarOrSchedule | None = None,
 ) -> optax.GradientTransformationExtraArgs:
@@ -216,16 +216,16 @@ def _decay(weight_decay: Any, mask: Any) -> optax.GradientTransformation:
     decay = optax.add_decayed_weights(weight_decay)
 
     def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
-        _fits.check_like_params(updates, params)
+        _checks.check_like_params(updates, params)
         return decay.update(updates, state, params)
 
     checked = optax.GradientTransformation(decay.init, update)
     if mask is None:
         return checked
     if not callable(mask):
-        _fits.check_mask(mask, None)
+        _checks.check_mask(mask, None)
 
     def checked_mask(params: Any) -> Any:
-        return _fits.check_mask(mask(params) if callable(mask) else mask, params)
+        return _checks.check_mask(mask(params) if callable(mask) else mask, params)
 
     return optax.masked(checked, checked_mask)

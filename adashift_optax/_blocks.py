@@ -1,223 +1,240 @@
 """The spatial operation phi: what the squared gradients of one block tell about their scale.
 
-What is kept per block ("cells": v, or a delayed phi(g^2)) is a list of arrays:
-  phi="none"      one per leaf, of its shape;
-  phi="factored"  two per leaf: row means [..., rows, 1] and column means [..., 1, columns];
-  block_axes      one per leaf, whose reduced axes have size 1;
-  otherwise       every leaf is one block, and a vector holds the cells of GROUP leaves, so that
-                  hundreds of leaves cost a few small operations instead of hundreds.
+What is kept of the blocks, v or a delayed phi(g^2), is a tree of arrays: the cells.
 """
 
+import abc
 import dataclasses
 import math
-from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Generic, Literal, TypeVar
 
 import jax
 import jax.numpy as jnp
+from jax.core import Tracer
+from jax.tree_util import KeyPath
+from jax.typing import ArrayLike
+from optax import Params, Updates
 
 from adashift_optax import _checks
 from adashift_optax._boxes import map_leaves, zeros_like
+from adashift_optax._numbers import (
+    accumulator_dtype,
+    inverse_root,
+    inverse_root_of_product,
+    mean,
+    squared,
+    widest,
+)
 
 # Of 300 leaves, one vector would make XLA compile 300 kernels that differ in the index they read.
 GROUP = 8
 
 AxisName = str | tuple[str, ...] | None
-BlockAxes = Sequence[int] | Callable[[Any, Any], Sequence[int] | None] | None
+BlockAxes = Sequence[int] | Callable[[KeyPath, jax.ShapeDtypeStruct], Sequence[int] | None] | None
+Phi = Literal["max", "mean", "none", "factored"] | Callable[[jax.Array], ArrayLike]
 
 
-def accumulator_dtype(x: Any, real: bool = False) -> jnp.dtype:
-    """float32 or wider (complex64 or wider where x is complex, unless `real`)."""
-    dtype = jnp.result_type(x)
-    # Not by promote_types, which refuses to mix dtypes under jax_numpy_dtype_promotion="strict".
-    dtype = jnp.dtype(jnp.float32) if jnp.finfo(dtype).bits < 32 else dtype
-    return jnp.finfo(dtype).dtype if real else dtype
+def largest(x: jax.Array, axes: tuple[int, ...] | None) -> jax.Array:
+    """The maximum, 0 over nothing."""
+    return jnp.max(x, axes) if x.size else jnp.sum(x, axes)
 
 
-def widest(dtypes: Iterable[jnp.dtype]) -> jnp.dtype:
-    """The widest of real `dtypes`; float32 if there are none."""
-    return max(dtypes, key=lambda dtype: dtype.itemsize, default=jnp.dtype(jnp.float32))
+# A phi that a name stands for: what it makes of squares over some axes, and how shards of one block
+# make the whole.
+REDUCTIONS = {"max": (largest, jax.lax.pmax), "mean": (mean, jax.lax.pmean)}
 
 
-def squared(g: jax.Array) -> jax.Array:
-    """|g|^2 in float32 or wider: optax's convention for complex gradients."""
-    g = g.astype(accumulator_dtype(g))
-    return jnp.real(g * jnp.conj(g)) if jnp.iscomplexobj(g) else g * g
-
-
-def _groups(leaves: Sequence[Any]) -> list[Sequence[Any]]:
-    return [leaves[i : i + GROUP] for i in range(0, len(leaves), GROUP)]
-
-
-def _mean(x: jax.Array, axes: tuple[int, ...] | int | None) -> jax.Array:
-    """The mean, 0 over nothing."""
-    total = jnp.sum(x, axes)
-    return total / max(x.size // max(total.size, 1), 1)
-
-
-def _root(x: jax.Array) -> jax.Array:
-    """The square root, whose derivative is 0 at 0: an infinite one would become NaN later."""
-    positive = x > 0
-    return jnp.where(positive, jnp.sqrt(jnp.where(positive, x, 1)), 0)
-
-
-def _inverse(root: jax.Array, eps: Any) -> jax.Array:
-    """1 / (root + eps), and 0 where the root is 0: no scale yet, no step."""
-    known = root > 0
-    return jnp.where(known, 1 / (jnp.where(known, root, 1) + jnp.asarray(eps, root.dtype)), 0)
+Cells = TypeVar("Cells")
+Vectors = tuple[jax.Array, ...]
+Pair = tuple[Params, Params]
 
 
 @dataclasses.dataclass(frozen=True)
-class Blocks:
-    """The operation phi over the blocks that `block_axes` names.
+class Blocks(abc.ABC, Generic[Cells]):
+    """How leaves are divided into blocks, and in what form one number is kept for each."""
 
-    With `axis_name` each leaf is one block, and what is seen of it a shard on these mesh axes.
+    @abc.abstractmethod
+    def init(self, params: Params) -> Cells:
+        """Cells of 0 for `params`."""
+
+    @abc.abstractmethod
+    def reduce(self, g: Updates, like: Cells) -> Cells:
+        """Phi of the squares of `g` in each block: cells of the dtypes of `like`."""
+
+    @abc.abstractmethod
+    def scales(self, vhat: Cells, eps: ArrayLike, like: Updates) -> Updates:
+        """1 / (sqrt(vhat) + eps), 0 where vhat is 0: a tree like `like` that broadcasts to it."""
+
+
+@dataclasses.dataclass(frozen=True)
+class WholeLeaves(Blocks[Vectors]):
+    """Each leaf is one block. The cells of GROUP leaves are one vector, so that hundreds of leaves
+    cost a few small operations instead of hundreds.
+
+    With `axis_name` what is seen of each leaf is a shard on these mesh axes.
     """
 
-    phi: str | Callable[[jax.Array], jax.Array]
-    block_axes: BlockAxes = None
+    phi: Phi
     axis_name: AxisName = None
+    of: Callable[[jax.Array], jax.Array] = squared
 
-    @property
-    def elementwise(self) -> bool:
-        return self.phi == "none"
+    def init(self, params: Params) -> Vectors:
+        leaves = jax.tree.leaves(params)
+        if not leaves:  # a leaf for any number of vectors, as optax.tree.map_params wants it
+            return jnp.zeros([0])  # pyright: ignore[reportReturnType]
+        dtype = widest(accumulator_dtype(p, real=True) for p in leaves)
+        return tuple(jnp.zeros([len(group)], dtype) for group in _groups(leaves))
 
-    @property
-    def factored(self) -> bool:
-        return self.phi == "factored"
-
-    @property
-    def pooled(self) -> bool:
-        """Whether vectors hold the cells of GROUP leaves each."""
-        return not self.elementwise and not self.factored and self.block_axes is None
-
-    def init(self, params: Any) -> Any:
-        """Zero cells for `params`: vectors, a tree like `params`, or (rows, columns) of trees."""
-        if self.pooled:
-            leaves = jax.tree.leaves(params)
-            if not leaves:  # a leaf for any number of vectors, as optax.tree.map_params wants it
-                return jnp.zeros([0])
-            dtype = widest(accumulator_dtype(p, real=True) for p in leaves)
-            return tuple(jnp.zeros([len(group)], dtype) for group in _groups(leaves))
-        cells = [
-            map_leaves(lambda path, p, k=k: self._cell(path, p, k), params, with_path=True)
-            for k in range(1 + self.factored)
-        ]
-        return tuple(cells) if self.factored else cells[0]
-
-    def _cell(self, path: Any, p: Any, k: int) -> jax.Array:
-        zeros = zeros_like(p, accumulator_dtype(p, real=True))
-        if self.elementwise or (self.factored and zeros.ndim < 2 and k == 0):
-            return zeros
-        if self.factored:  # a leaf of rank < 2 has no columns: all of it is in its rows
-            axes = (-1 - k,) if zeros.ndim >= 2 else None
-        else:
-            axes = self.block_axes(path, p) if callable(self.block_axes) else self.block_axes
-        # A reduction, not a fresh array, so that the axes that stay keep their sharding.
-        return jnp.sum(zeros, _checks.check_axes(axes, zeros.ndim, path), keepdims=True)
-
-    def num_leaves(self, cells: Sequence[Any]) -> int:
-        """How many leaves `cells` are of."""
-        if self.pooled:
-            return sum(math.prod(jnp.shape(c)) for c in cells)
-        return len(cells) // (1 + self.factored)
-
-    def fits(self, cells: Sequence[tuple[int, ...]], shapes: Sequence[Any]) -> bool:
-        """Whether cells of these shapes are of leaves of these `shapes` (None: any)."""
-        num = len(shapes)
-        if self.pooled:
-            return list(cells) == [(len(group),) for group in _groups(shapes)] or (
-                not num and list(cells) == [(0,)]
-            )
-        if len(cells) != num * (1 + self.factored):
-            return False
-        return all(
-            shape is None or self._fits(cells[i::num], shape) for i, shape in enumerate(shapes)
+    def reduce(self, g: Updates, like: Vectors) -> Vectors:
+        groups = _groups([_phi_of(self.phi, self.of(x), None) for x in jax.tree.leaves(g)])
+        if not groups:
+            return like
+        cells = tuple(
+            jnp.stack([x.astype(c.dtype) for x in group])
+            for group, c in zip(groups, like, strict=True)
         )
-
-    def _fits(self, cells: Sequence[tuple[int, ...]], shape: tuple[int, ...]) -> bool:
-        if self.elementwise:
-            return cells[0] == shape
-        if self.factored:
-            rank = len(shape) >= 2
-            rows, columns = (*shape[:-1], 1), (*shape[:-2], 1, *shape[-1:])
-            return tuple(cells) == ((rows, columns) if rank else (shape, (1,) * len(shape)))
-        (cell,) = cells
-        return len(cell) == len(shape) and all(
-            c in (1, size) for c, size in zip(cell, shape, strict=True)
-        )
-
-    def reduce(
-        self,
-        g: Sequence[jax.Array],
-        like: Sequence[jax.Array],
-        of: Callable[[jax.Array], jax.Array] = squared,
-    ) -> list[jax.Array]:
-        """Applies phi to `of`(g) in every block of `g`; returns cells of the form of `like`."""
-        if not g:
-            return list(like)
-        if self.pooled:
-            values = _groups([self._phi(of(x), None) for x in g])
-            cells = [
-                jnp.stack([x.astype(c.dtype) for x in group])
-                for group, c in zip(values, like, strict=True)
-            ]
-            return cells if self.axis_name is None else self._across(cells)
-        if self.factored:
-            rows = [_mean(of(x), -1) if x.ndim >= 2 else of(x) for x in g]
-            # Behind a barrier, or XLA would see two readers of one square, and store it for them.
-            apart = jax.lax.optimization_barrier(list(g))
-            columns = [_mean(of(x), -2) if x.ndim >= 2 else jnp.zeros([]) for x in apart]
-            values = rows + columns
-        else:
-            # Of an axis of size 1 nobody can tell whether it was reduced: it is the same.
-            axes = [tuple(a for a, size in enumerate(c.shape) if size == 1) for c in like]
-            values = [self._phi(of(x), a) for x, a in zip(g, axes, strict=True)]
-        return [x.astype(c.dtype).reshape(c.shape) for x, c in zip(values, like, strict=True)]
-
-    def _phi(self, g2: jax.Array, axes: tuple[int, ...] | None) -> jax.Array:
-        """Applies phi over `axes` (None: all of them)."""
-        phi = self.phi
-        if phi == "max":
-            return jnp.max(g2, axes) if g2.size else jnp.sum(g2, axes)
-        if phi == "mean":
-            return _mean(g2, axes)
-        assert not isinstance(phi, str)  # for the type checker: names are checked beforehand
-        if axes is None:
-            return _checks.check_phi_value(phi(g2) if g2.size else jnp.zeros([], g2.dtype))
-        kept = [a for a in range(g2.ndim) if a not in axes]
-        num_blocks = math.prod(g2.shape[a] for a in kept)
-        if not g2.size:
-            return jnp.zeros(num_blocks, g2.dtype)
-        blocks = jnp.transpose(g2, (*kept, *axes))
-        blocks = blocks.reshape(num_blocks, *(g2.shape[a] for a in axes))
-        return jax.vmap(lambda block: _checks.check_phi_value(phi(block)))(blocks)
-
-    def _across(self, cells: list[jax.Array]) -> list[jax.Array]:
-        """Cells of whole leaves from those of their shards, which are all of one size."""
-        across = jax.lax.pmax if self.phi == "max" else jax.lax.pmean
+        if self.axis_name is None:
+            return cells
         with _checks.axis_names(self.axis_name):
-            return across(cells, self.axis_name)
+            return REDUCTIONS[str(self.phi)][1](cells, self.axis_name)
 
-    def spread(self, cells: Sequence[jax.Array], num: int) -> list[jax.Array]:
-        """One array for each of `num` leaves that broadcasts against it (not if factored)."""
-        if not self.pooled:
-            return list(cells)
-        take = jax.lax.index_in_dim
-        return [take(cells[i // GROUP], i % GROUP, keepdims=False) for i in range(num)]
+    def spread(self, cells: Vectors, like: Updates) -> Updates:
+        """A tree like `like`, of scalars."""
+        leaves, treedef = jax.tree.flatten(like)
 
-    def scales(self, v: Sequence[jax.Array], to_vhat: Any, eps: Any, num: int) -> list[jax.Array]:
-        """1 / (sqrt(v * to_vhat(v)) + eps) for each of `num` leaves, 0 where v is 0."""
-        if not self.factored:
-            return self.spread([_inverse(_root(c * to_vhat(c)), eps) for c in v], num)
-        scales = []
-        for rows, columns in zip(v[:num], v[num:], strict=True):
+        def cell(i: int) -> jax.Array:
+            return jax.lax.index_in_dim(cells[i // GROUP], i % GROUP, keepdims=False)
+
+        return treedef.unflatten([cell(i) for i in range(len(leaves))])
+
+    def scales(self, vhat: Vectors, eps: ArrayLike, like: Updates) -> Updates:
+        return self.spread(jax.tree.map(lambda v: inverse_root(v, eps), vhat), like)
+
+
+@dataclasses.dataclass(frozen=True)
+class Axes(Blocks[Params]):
+    """`block_axes` of a leaf are reduced together: in its cells they have size 1."""
+
+    phi: Phi
+    block_axes: BlockAxes
+    of: Callable[[jax.Array], jax.Array] = squared
+
+    def init(self, params: Params) -> Params:
+        def cells(path: KeyPath, p: jax.Array) -> jax.Array:
+            axes = self.block_axes
+            if callable(axes):
+                axes = axes(path, jax.ShapeDtypeStruct(jnp.shape(p), jnp.result_type(p)))
+            return _reduced_zeros(path, p, axes)
+
+        return map_leaves(cells, params, with_path=True)
+
+    def reduce(self, g: Updates, like: Params) -> Params:
+        def one(x: jax.Array, c: jax.Array) -> jax.Array:
+            # Of an axis of size 1 nobody can tell whether it was reduced: it is the same.
+            axes = tuple(a for a, size in enumerate(c.shape) if size == 1)
+            return _phi_of(self.phi, self.of(x), axes).astype(c.dtype).reshape(c.shape)
+
+        return jax.tree.map(one, g, like)
+
+    def spread(self, cells: Params, like: Updates) -> Updates:
+        """A tree like `like`, of what broadcasts to its leaves."""
+        del like
+        return cells
+
+    def scales(self, vhat: Params, eps: ArrayLike, like: Updates) -> Updates:
+        return jax.tree.map(lambda v: inverse_root(v, eps), vhat)
+
+
+class Factored(Blocks[Pair]):
+    """Two trees of cells: means of rows [..., rows, 1] and of columns [..., 1, columns].
+
+    A leaf of rank < 2 is kept whole in the first.
+    """
+
+    def init(self, params: Params) -> Pair:
+        def cells(axis: int) -> Params:
+            def one(path: KeyPath, p: jax.Array) -> jax.Array:
+                if jnp.ndim(p) >= 2:
+                    return _reduced_zeros(path, p, (axis,))
+                return _reduced_zeros(path, p, () if axis == -1 else None)
+
+            return map_leaves(one, params, with_path=True)
+
+        return cells(-1), cells(-2)
+
+    def reduce(self, g: Updates, like: Pair) -> Pair:
+        def rows(x: jax.Array, c: jax.Array) -> jax.Array:
+            x = mean(squared(x), -1) if x.ndim >= 2 else squared(x)
+            return x.astype(c.dtype).reshape(c.shape)
+
+        def columns(x: jax.Array, c: jax.Array) -> jax.Array:
+            x = mean(squared(x), -2) if x.ndim >= 2 else jnp.zeros([])
+            return x.astype(c.dtype).reshape(c.shape)
+
+        return jax.tree.map(rows, g, like[0]), jax.tree.map(columns, _apart_on_cpu(g), like[1])
+
+    def scales(self, vhat: Pair, eps: ArrayLike, like: Updates) -> Updates:
+        # vhat = rows x columns / mean(rows), which is Adafactor's.
+        def one(rows: jax.Array, columns: jax.Array) -> jax.Array:
             if rows.ndim < 2:
-                root = _root(rows * to_vhat(rows))
-            else:
-                # Adafactor's rows x columns / mean(rows); the ratio first, lest products underflow.
-                mean = _mean(rows, -2)[..., None, :]
-                share = jnp.where(mean > 0, rows / jnp.where(mean > 0, mean, 1), 0)
-                root = _root(share) * _root(columns * to_vhat(columns))
-            scales.append(_inverse(root, eps))
-        return scales
+                return inverse_root(rows, eps)
+            of_rows = mean(rows, -2)[..., None, :]
+            # The ratio first, lest products underflow.
+            share = jnp.where(of_rows > 0, rows / jnp.where(of_rows > 0, of_rows, 1), 0)
+            return inverse_root_of_product(share, columns, eps)
+
+        return jax.tree.map(one, *vhat)
+
+
+def make_blocks(
+    phi: Phi,
+    block_axes: BlockAxes,
+    axis_name: AxisName,
+    of: Callable[[jax.Array], jax.Array] = squared,
+) -> WholeLeaves | Axes:
+    """The blocks of these arguments, but for phi "factored"."""
+    return WholeLeaves(phi, axis_name, of) if block_axes is None else Axes(phi, block_axes, of)
+
+
+def real_zeros(params: Params) -> Params:
+    """Zeros like `params`, real and float32 or wider."""
+    return map_leaves(lambda p: zeros_like(p, accumulator_dtype(p, real=True)), params)
+
+
+def _groups(leaves: Sequence[jax.Array]) -> list[Sequence[jax.Array]]:
+    return [leaves[i : i + GROUP] for i in range(0, len(leaves), GROUP)]
+
+
+def _apart_on_cpu(g: Updates) -> Updates:
+    """`g` behind a barrier in programs compiled for CPU.
+
+    XLA on CPU would else see two readers of one square, and store all squares for them. On GPU and
+    TPU both readers become one kernel, unless a barrier keeps them apart.
+    """
+    if not any(isinstance(x, Tracer) for x in jax.tree.leaves(g)):
+        return g
+    return jax.lax.platform_dependent(g, cpu=jax.lax.optimization_barrier, default=lambda g: g)
+
+
+def _reduced_zeros(path: KeyPath, p: jax.Array, axes: Sequence[int] | None) -> jax.Array:
+    """Real zeros of the shape of `p` with `axes` reduced (None: all of them)."""
+    zeros = zeros_like(p, accumulator_dtype(p, real=True))
+    axes = _checks.check_axes(axes, zeros.ndim, path)
+    # A reduction, not a fresh array, so that the axes that stay keep their sharding.
+    return jnp.sum(zeros, axes, keepdims=True) if axes else zeros
+
+
+def _phi_of(phi: Phi, g2: jax.Array, axes: tuple[int, ...] | None) -> jax.Array:
+    """Phi over `axes` (None: all of them); of nothing it is 0."""
+    if not callable(phi):
+        return REDUCTIONS[phi][0](g2, axes)
+    if axes is None:
+        return _checks.check_phi_value(phi(g2) if g2.size else jnp.zeros([], g2.dtype))
+    kept = [a for a in range(g2.ndim) if a not in axes]
+    num_blocks = math.prod(g2.shape[a] for a in kept)
+    if not g2.size:
+        return jnp.zeros(num_blocks, g2.dtype)
+    blocks = jnp.transpose(g2, (*kept, *axes))
+    blocks = blocks.reshape(num_blocks, *(g2.shape[a] for a in axes))
+    return jax.vmap(lambda block: _checks.check_phi_value(phi(block)))(blocks)

@@ -6,12 +6,14 @@ Ranges are checked on Python and NumPy numbers only; traced values pass.
 import contextlib
 import math
 import numbers
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+
+State = TypeVar("State")
 
 STATIC_ARGS: tuple[str, ...] = (
     "n",
@@ -80,22 +82,24 @@ def check_choice(name: str, value: Any, choices: Sequence[str], or_callable: boo
         raise error(f"{name} must be {rule}; got {value!r}. Pass {name}={choices[0]!r}.")
 
 
-def check_clip_value(value: Any) -> None:
-    """`value` is None, a positive number or a schedule; an array is trusted."""
-    if value is None or callable(value):
-        return
-    checked = check_number("clip_value", value, 0, math.inf, "Pass e.g. clip_value=1.0, or None.")
-    if isinstance(checked, float) and checked == 0:
+def check_clip_value(value: Any) -> Callable[[Any], Any]:
+    """`value`, None, a positive number or a schedule, as a schedule; an array is trusted."""
+    if callable(value):
+        return lambda count: check_scalar("clip_value", value(count), "Pass e.g. 1.0.")
+    if value is not None:
+        value = check_number("clip_value", value, 0, math.inf, "Pass e.g. clip_value=1.0, or None.")
+    if isinstance(value, float) and value == 0:
         raise ValueError(
             "clip_value must be > 0, for 0 would clip every update to nothing; got 0. "
             "Pass e.g. clip_value=1.0, or None."
         )
+    return lambda count: value
 
 
-def check_block_axes(block_axes: Any) -> None:
-    """`block_axes` is None, a tuple of ints or a callable."""
+def check_block_axes(block_axes: Any) -> Any:
+    """`block_axes`, None, a tuple of ints or a callable."""
     if block_axes is None or callable(block_axes):
-        return
+        return block_axes
     if not isinstance(block_axes, (tuple, list)) or not all(
         isinstance(a, numbers.Integral) and not isinstance(a, bool) for a in block_axes
     ):
@@ -103,6 +107,7 @@ def check_block_axes(block_axes: Any) -> None:
             "block_axes must be None, a tuple of ints or a callable (path, leaf) -> tuple | None; "
             f"got {block_axes!r}. Pass e.g. block_axes=(-2, -1)."
         )
+    return tuple(block_axes)
 
 
 def check_axis_name(axis_name: Any, phi: Any, block_axes: Any) -> None:
@@ -148,6 +153,23 @@ def check_axes(axes: Any, ndim: int, path: Any) -> tuple[int, ...]:
             "axes leaf by leaf."
         )
     return tuple(sorted(a % ndim for a in axes))
+
+
+def check_kind(state: object, of: type[State], kind: str) -> State:
+    """`state`, which is one `of` this library, of an optimizer of this `kind`."""
+    if not isinstance(state, of):
+        raise TypeError(
+            f"state must be the {of.__name__} that init or the last update returned; got "
+            f"{type(state).__name__}. Keep one state per optimizer."
+        )
+    clock = getattr(state, "clock", None)
+    found = tuple(clock) if isinstance(clock, dict) else (type(clock).__name__,)
+    if found != (kind,):
+        raise ValueError(
+            f"state must be that of an optimizer with {kind}; got {', '.join(found)}. Pass the "
+            "arguments that it was made with, or call init for a new state."
+        )
+    return state
 
 
 def check_phi_value(x: Any) -> jax.Array:
@@ -229,3 +251,48 @@ def check_scalar(name: str, value: Any, remedy: str) -> Any:
         what = f"{jnp.result_type(value)}{list(jnp.shape(value))}" if real else repr(value)
         raise TypeError(f"{name} must be a real scalar; got {what}. {remedy}")
     return value
+
+
+def check_mask(mask: Any, params: Any) -> Any:
+    """`mask` is a tree of bools and a prefix of `params`, unless these are None."""
+    for path, leaf in jax.tree_util.tree_leaves_with_path(mask):
+        scalar = isinstance(leaf, bool) or getattr(leaf, "dtype", None) == np.bool_
+        if not scalar or jnp.shape(leaf):
+            raise TypeError(
+                "mask must be None, a tree of bools like the parameters or a callable that gives "
+                f"one; got {leaf!r} at {at(path)}. Pass True where decay applies."
+            )
+    try:
+        if params is not None:
+            jax.tree.structure(mask).flatten_up_to(params)
+    except (ValueError, TypeError) as error:
+        raise ValueError(
+            f"mask must be a tree like the parameters; got {jax.tree.structure(mask)} for "
+            f"{jax.tree.structure(params)}. Pass True or False for each of them."
+        ) from error
+    return mask
+
+
+def check_like_params(updates: Any, params: Any) -> None:
+    """`params` is given and has the leaves and shapes of `updates`, which its decay is added to."""
+    if params is None:
+        raise ValueError(
+            "params must be given to update, because weight decay needs them; got None. "
+            "Call update(updates, state, params)."
+        )
+
+    leaves, treedef = jax.tree_util.tree_flatten_with_path(updates, lambda x: x is None)
+    try:
+        like = treedef.flatten_up_to(params)
+    except (ValueError, TypeError) as error:
+        raise ValueError(
+            f"params must be a tree like updates; got {jax.tree.structure(params)} for updates "
+            f"of {treedef}. Pass the parameters that they are for."
+        ) from error
+    for (path, x), p in zip(leaves, like, strict=True):
+        if x is not None and jnp.shape(x) != jnp.shape(p):
+            raise ValueError(
+                f"params must have the shapes of updates; got {list(jnp.shape(p))} at "
+                f"{at(path)} for an update of {list(jnp.shape(x))}. "
+                "Pass the parameters that it is for."
+            )

@@ -1,65 +1,187 @@
-"""The delay line: a ring of slots that hands back what was pushed n steps ago.
+"""The queue of gradients: in which dtype a slot holds them, and by what they are scaled."""
 
-Nothing outside this file knows the order of the slots.
-"""
-
-from collections.abc import Sequence
-from typing import Any
+import dataclasses
+from functools import partial
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.custom_derivatives import SymbolicZero
+from optax import OptState, Params, Updates
 
-from adashift_optax._boxes import zeros_like
+from adashift_optax._blocks import Axes, WholeLeaves
+from adashift_optax._delay import DelayLine, after
+from adashift_optax._numbers import accumulator_dtype
 
 
-def num_slots(n: int) -> int:
-    """Slots of a delay of `n`: one more than n, so that a push can write before it reads.
+class Scaled(NamedTuple):
+    """A queue in a dtype of fewer exponents than the gradients'.
 
-    Reading the oldest entry before overwriting it makes XLA copy the whole ring at every step.
-    Written first, the donated buffer is consumed in place and the read depends on the write.
-    A single slot is replaced as a whole, which needs no spare one.
+    Attributes:
+      held: the rings, of gradients divided by a power of 2 for each block.
+      scale: rings of these powers of 2.
     """
-    return 1 if n == 1 else n + 1
+
+    held: OptState
+    scale: OptState
 
 
-def empty(like: jax.Array, n: int, dtype: jnp.dtype) -> jax.Array:
-    """A ring of zeros [num_slots(n), *like.shape]."""
-    # Broadcasting zeros in the place of `like`, unlike zeros(shape), keeps its sharding.
-    return jnp.broadcast_to(zeros_like(like, dtype), (num_slots(n), *jnp.shape(like)))
+@dataclasses.dataclass(frozen=True)
+class NoQueue:
+    """Nothing reads it."""
+
+    n: int
+
+    @property
+    def held_as(self) -> str | None:
+        """What `queue_dtype` names, if it has an effect."""
+        return None
+
+    def init(self, params: Params) -> OptState | None:
+        """The field `queue` of the state."""
+        return None
+
+    def push(
+        self, queue: OptState, g: Updates, slot: jax.Array
+    ) -> tuple[OptState, Updates, Updates | None]:
+        """The queue with g_t in it, g_t as it will leave, and g_{t-n}."""
+        return queue, g, None
+
+    def after(self, queue: OptState, v: OptState) -> OptState:
+        """`queue`, written after `v` was made of what left it."""
+        return queue
 
 
-def push_all(
-    rings: Any, values: Sequence[jax.Array], slot: jax.Array, n: int
-) -> tuple[Any, list[jax.Array]]:
-    """Writes one value over the oldest entry of each ring of a tree, at `slot`.
+class Queue(NoQueue):
+    """A delay of n steps for gradients, as wide as they are accumulated."""
 
-    Returns the rings and what was pushed n steps ago (zeros before).
+    def init(self, params: Params) -> OptState:
+        return DelayLine(self.n).init(params, accumulator_dtype)
+
+    def push(
+        self, queue: OptState, g: Updates, slot: jax.Array
+    ) -> tuple[OptState, Updates, Updates | None]:
+        g = jax.tree.map(lambda x, ring: x.astype(ring.dtype), g, queue)
+        queue, g_old = DelayLine(self.n).push(queue, g, slot)
+        return queue, g, g_old
+
+    def after(self, queue: OptState, v: OptState) -> OptState:
+        # With more than one slot `push` has written before it read.
+        return queue if self.n > 1 else jax.tree.map(after, v, queue)
+
+
+@dataclasses.dataclass(frozen=True)
+class NarrowQueue(Queue):
+    """The same in `dtype`, to which g_t is rounded.
+
+    Dtypes narrower than 32 bits are held as their bits: XLA on CPU widens a whole bfloat16 ring to
+    update one slot of it, but not one of integers.
+
+    Attributes:
+      peaks: phi="max" of |g| over the blocks that share a scale, if they need one.
     """
-    leaves, treedef = jax.tree.flatten(rings)
-    oldest = next_of(slot, num_slots(n))
-    pushed = [_push(ring, x, slot, oldest) for ring, x in zip(leaves, values, strict=True)]
-    return treedef.unflatten([ring for ring, _ in pushed]), [old for _, old in pushed]
+
+    dtype: jnp.dtype
+    peaks: WholeLeaves | Axes
+
+    @property
+    def held_as(self) -> str:
+        return self.dtype.name
+
+    @property
+    def bits(self) -> jnp.dtype:
+        """The dtype of the rings."""
+        size = self.dtype.itemsize
+        return self.dtype if size >= 4 else jnp.dtype(f"uint{8 * size}")
+
+    def init(self, params: Params) -> OptState:
+        rings = DelayLine(self.n).init(params, lambda p: self.bits)
+        # Of no parameters (optax.tree.map_params asks so) as of the widest there are.
+        given = [jnp.finfo(accumulator_dtype(p)) for p in jax.tree.leaves(params) or [0.0]]
+        if all(jnp.finfo(self.dtype).nexp >= info.nexp for info in given):
+            return rings
+        return Scaled(rings, DelayLine(self.n).init(self.peaks.init(params), lambda c: c.dtype))
+
+    def push(
+        self, queue: OptState, g: Updates, slot: jax.Array
+    ) -> tuple[OptState, Updates, Updates | None]:
+        # What enters the window must be what later leaves it, or the difference stays in m.
+        if not isinstance(queue, Scaled):
+            return self._push_rounded(queue, g, slot)
+        peaks = self.peaks.reduce(g, jax.tree.map(lambda ring: ring[0], queue.scale))
+        scale = jax.tree.map(self._scale, peaks)
+        scales, old_scale = DelayLine(self.n).push(queue.scale, scale, slot)
+        scale, old_scale = (self.peaks.spread(s, g) for s in (scale, old_scale))
+        # In the dtype of the scale, of which float32 may not have the exponent. A product, because
+        # XLA would store a quotient for its two readers.
+        g = jax.tree.map(lambda x, s: x.astype(s.dtype) * (1 / s), g, scale)
+        held, g, g_old = self._push_rounded(queue.held, g, slot)
+        g, g_old = (
+            jax.tree.map(lambda x, s: x * s, *pair) for pair in ((g, scale), (g_old, old_scale))
+        )
+        return Scaled(held, scales), g, g_old
+
+    def after(self, queue: OptState, v: OptState) -> OptState:
+        if isinstance(queue, Scaled):
+            return queue._replace(held=super().after(queue.held, v))
+        return super().after(queue, v)
+
+    def _push_rounded(
+        self, rings: OptState, g: Updates, slot: jax.Array
+    ) -> tuple[OptState, Updates, Updates]:
+        g = jax.tree.map(self._round, g)
+        rings, bits = DelayLine(self.n).push(rings, jax.tree.map(self._encode, g), slot)
+        return rings, g, jax.tree.map(lambda b, x: self._decode(b).astype(x.dtype), bits, g)
+
+    @property
+    def _largest(self) -> float:
+        """The largest number with the exponents of an IEEE format (float8_e4m3fn has one more)."""
+        info = jnp.finfo(self.dtype)
+        return (2 - 2.0**-info.nmant) * 2.0 ** (2 ** (info.nexp - 1) - 1)
+
+    def _scale(self, peak: jax.Array) -> jax.Array:
+        """The least power of 2 that brings `peak`, the largest |g| of a block, into range."""
+        # Within these bounds neither it nor its inverse is 0, infinite or denormal. Beside a NaN or
+        # inf the finite rest of a block rounds to 0, on entering and so on leaving.
+        bound = jnp.finfo(peak.dtype).maxexp - 28
+        # Nor may what is rounded up in the queue overflow when it leaves: the largest is cut off.
+        top = min(bound, jnp.finfo(peak.dtype).maxexp - 2 ** (jnp.finfo(self.dtype).nexp - 1))
+        exponent = jnp.ceil(jnp.log2(peak / self._largest))
+        return jnp.exp2(jnp.clip(jnp.nan_to_num(exponent, nan=bound), -bound, top))
+
+    def _round(self, g: jax.Array) -> jax.Array:
+        """`g` rounded to what a slot can hold, in its own dtype."""
+        info, largest = jnp.finfo(self.dtype), jnp.asarray(self._largest, g.dtype)
+        g = jnp.where(jnp.isfinite(g), jnp.clip(g, -largest, largest), g)
+        # Not by converting back and forth, which XLA may drop as excess precision.
+        return jax.lax.reduce_precision(g, info.nexp, info.nmant)
+
+    def _encode(self, rounded: jax.Array) -> jax.Array:
+        """A rounded gradient as the ring holds it. This conversion is exact."""
+        narrow = rounded.astype(self.dtype)
+        if self.bits == self.dtype:
+            return narrow
+        return jax.lax.bitcast_convert_type(_constant(narrow), self.bits)
+
+    def _decode(self, bits: jax.Array) -> jax.Array:
+        """What :meth:`_encode` was given, in `dtype`."""
+        same = self.bits == self.dtype
+        return bits if same else jax.lax.bitcast_convert_type(bits, self.dtype)
 
 
-def next_of(clock: jax.Array, period: int) -> jax.Array:
-    """The clock one step on, modulo `period`."""
-    return jnp.where(clock == period - 1, 0, clock + 1)
+@jax.custom_jvp
+def _constant(x: jax.Array) -> jax.Array:
+    """`x`, which may not depend on what is differentiated by: its bits have no derivative."""
+    return x
 
 
-def _push(
-    ring: jax.Array, value: jax.Array, slot: jax.Array, oldest: jax.Array
+@partial(_constant.defjvp, symbolic_zeros=True)
+def _constant_jvp(
+    primals: tuple[jax.Array], tangents: tuple[jax.Array | SymbolicZero]
 ) -> tuple[jax.Array, jax.Array]:
-    if ring.shape[0] == 1:
-        return value[None], ring[0]
-    ring = jax.lax.dynamic_update_index_in_dim(ring, value, slot, 0, allow_negative_indices=False)
-    return ring, jax.lax.dynamic_index_in_dim(
-        ring, oldest, 0, keepdims=False, allow_negative_indices=False
-    )
-
-
-def after(v: jax.Array, x: jax.Array) -> jax.Array:
-    """`x`, computed after `v` >= 0, where `v` was made from the buffer that `x` is to overwrite.
-
-    Without the select nothing orders the two, and XLA copies the old buffer first.
-    """
-    return jnp.where(v >= 0, x, 0)
+    if not isinstance(tangents[0], SymbolicZero):
+        raise TypeError(
+            "queue_dtype must be None where updates are differentiated by gradients, because a "
+            "queue of bits would drop a part of the derivative. Leave queue_dtype out there."
+        )
+    return primals[0], jnp.zeros_like(primals[0])

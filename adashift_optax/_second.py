@@ -1,48 +1,182 @@
 """The second moment v_t: running means of squared gradients that have left the momentum window."""
 
-from collections.abc import Sequence
-from typing import Any
+import abc
+import dataclasses
+from typing import ClassVar, Generic, TypeVar
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
+from optax import OptState, Params, Updates
 
-from adashift_optax._queue import after
-from adashift_optax._window import Hopping
+from adashift_optax._blocks import Blocks, real_zeros
+from adashift_optax._clock import Step
+from adashift_optax._delay import DelayLine, after, after_on_cpu
+from adashift_optax._numbers import inverse_root, one_minus_power, squared, widest
+
+Kept = TypeVar("Kept")  # the fields `nu` and `nu_queue` of the state
+Cells = tuple[OptState, OptState]
+Segments = tuple[Params, tuple[Params, Params]]
 
 
-def decayed(v: jax.Array, x: jax.Array, vhat: jax.Array, b2: Any) -> jax.Array:
-    """b2 v + (1 - b2) x. An x that is not finite (overflow included) counts as `vhat`."""
+@dataclasses.dataclass(frozen=True)
+class SecondMoment(abc.ABC, Generic[Kept]):
+    """What v_t is the mean of. It has no arrays: the state has them.
+
+    Attributes:
+      n: v_t holds no gradient younger than n steps.
+      reads_queue: whether `step` needs the gradients that leave the queue.
+      hops: whether `step` needs the phase.
+    """
+
+    n: int
+    reads_queue: ClassVar[bool] = False
+    hops: ClassVar[bool] = False
+
+    @abc.abstractmethod
+    def init(self, params: Params) -> Kept:
+        """The fields `nu` and `nu_queue` of the state."""
+
+    @abc.abstractmethod
+    def step(
+        self, kept: Kept, g: Updates, g_out: Updates | None, now: Step, b2: ArrayLike
+    ) -> tuple[Kept, OptState]:
+        """The next fields, and vhat_t: after g_t came, and `g_out` left the queue."""
+
+    def scales(self, vhat: OptState, eps: ArrayLike, like: Updates) -> Updates:
+        """1 / (sqrt(vhat) + eps), 0 where vhat is 0: a tree like `like` that broadcasts to it."""
+        del like
+        return jax.tree.map(lambda v: inverse_root(v, eps), vhat)
+
+
+@dataclasses.dataclass(frozen=True)
+class OfBlocks(SecondMoment[Cells]):
+    """v_t = b2 v_{t-1} + (1 - b2) phi(g_{t-n}^2), with phi(g^2) in a delay line of its own."""
+
+    blocks: Blocks
+
+    def init(self, params: Params) -> Cells:
+        nu = self.blocks.init(params)
+        return nu, DelayLine(self.n).init(nu, lambda c: c.dtype)
+
+    def step(
+        self,
+        kept: Cells,
+        g: Updates,
+        g_out: Updates | None,
+        now: Step,
+        b2: ArrayLike,
+    ) -> tuple[Cells, OptState]:
+        (nu, nu_queue), line = kept, DelayLine(self.n)
+        x = line.read(nu_queue, now.slot)
+        new_nu, vhat = _averaged(nu, x, b2, now.t - self.n)
+        x = after_on_cpu(new_nu, self.blocks.reduce(g, nu))
+        return (new_nu, line.write(nu_queue, x, now.slot)), vhat
+
+    def scales(self, vhat: OptState, eps: ArrayLike, like: Updates) -> Updates:
+        return self.blocks.scales(vhat, eps, like)
+
+
+class OfElements(SecondMoment[tuple[Params, None]]):
+    """v_t = b2 v_{t-1} + (1 - b2) g_{t-n}^2: for phi="none", of what leaves the queue."""
+
+    reads_queue = True
+
+    def init(self, params: Params) -> tuple[Params, None]:
+        return real_zeros(params), None
+
+    def step(
+        self, kept: tuple[Params, None], g: Updates, g_out: Updates | None, now: Step, b2: ArrayLike
+    ) -> tuple[tuple[Params, None], OptState]:
+        nu, _ = kept
+        x = jax.tree.map(lambda v, x: squared(x).astype(v.dtype), nu, g_out)
+        nu, vhat = _averaged(nu, x, b2, now.t - self.n)
+        return (nu, None), vhat
+
+
+class OfSegments(SecondMoment[Segments]):
+    """For phi="none" without a queue: squares join v when a hopping window has dropped them.
+
+    They do so by segments. One starts where a mean of the window is emptied, at the phases 0 and
+    n // 2, and m_t holds the previous and the current one. `nu_queue` is a pair: the squares of the
+    latest segment that started at phase 0, and of the latest that started at n // 2.
+    """
+
+    hops = True
+
+    def init(self, params: Params) -> Segments:
+        nu, first, second = (real_zeros(params) for _ in range(3))
+        return nu, (first, second)
+
+    def step(
+        self,
+        kept: Segments,
+        g: Updates,
+        g_out: Updates | None,
+        now: Step,
+        b2: ArrayLike,
+    ) -> tuple[Segments, OptState]:
+        (nu, nu_queue), half, phase = kept, self.n // 2, now.phase
+        starts = phase == 0, phase == half
+        fades = [b2**length for length in (half, self.n - half)]
+
+        def joined(v: jax.Array, *segments: jax.Array) -> jax.Array:
+            for start, fade, segment in zip(starts, fades, segments, strict=True):
+                v = jax.lax.select(start, jnp.asarray(fade, v.dtype) * v + segment, v)
+            return v
+
+        nu = jax.tree.map(joined, nu, *nu_queue)
+        first = _grown(nu_queue[0], g, nu, starts[0], phase < half, b2)
+        second = _grown(nu_queue[1], g, nu, starts[1], phase >= half, b2)
+        in_v = now.t - 1 - phase - jnp.where(phase < half, self.n - half, 0)
+        return (nu, (first, second)), _times(nu, _correction(nu, b2, in_v))
+
+
+def _grown(
+    segment: Params,
+    g: Updates,
+    nu: Params,
+    starts: jax.Array,
+    current: jax.Array,
+    b2: ArrayLike,
+) -> Params:
+    """`segment`, emptied if it `starts` now, with the squares of `g` if it is the `current` one."""
+
+    def one(segment: jax.Array, g: jax.Array, v: jax.Array) -> jax.Array:
+        x = squared(g).astype(v.dtype)
+        # Not finite counts as 0: reading vhat here would make XLA copy all three arrays.
+        x = jnp.where(jnp.isfinite(x), x, 0)
+        grown = _decayed(jnp.where(starts, 0, segment), x, b2)
+        return after(v, jax.lax.select(current, grown, segment))
+
+    return jax.tree.map(one, segment, g, nu)
+
+
+def _averaged(v: OptState, x: OptState, b2: ArrayLike, k: jax.Array) -> Cells:
+    """The new v, of k squares of which x is the latest, and its vhat.
+
+    An x that is not finite (overflow included) counts as the vhat before it.
+    """
+    now, before = (_correction(v, b2, squares) for squares in (k, k - 1))
+
+    def average(v: jax.Array, x: jax.Array) -> jax.Array:
+        return _decayed(v, jnp.where(jnp.isfinite(x), x, v * before.astype(v.dtype)), b2)
+
+    v = jax.tree.map(average, v, x)
+    return v, _times(v, now)
+
+
+def _decayed(v: jax.Array, x: jax.Array, b2: ArrayLike) -> jax.Array:
+    """b2 v + (1 - b2) x."""
     a = jnp.asarray(1 - b2, v.dtype)
     # Not b2 * v: the rounding error of b2 = 0.999 in float32 would bias v.
-    return (v - a * v) + a * jnp.where(jnp.isfinite(x), x, vhat)
+    return (v - a * v) + a * x
 
 
-def count_in_hops(count: jax.Array, phase: jax.Array, hop: Hopping) -> jax.Array:
-    """How many gradients :func:`hopped` has in v: all before the previous segment."""
-    return count - 1 - phase - jnp.where(phase < hop.half, hop.n - hop.half, 0)
+def _correction(v: OptState, b2: ArrayLike, k: jax.Array) -> jax.Array:
+    """The factor that makes vhat of a `v` of k squares: cheaper than a quotient."""
+    return 1 / one_minus_power(b2, k, widest(c.dtype for c in jax.tree.leaves(v)))
 
 
-def hopped(
-    v: jax.Array,
-    segments: Sequence[jax.Array],
-    x: jax.Array,
-    b2: Any,
-    phase: jax.Array,
-    hop: Hopping,
-) -> tuple[list[jax.Array], jax.Array]:
-    """Segments and v without a delay line: squares join v when m has dropped their segment.
-
-    A segment starts where a part of `hop` is emptied; m_t holds the previous and the current one.
-    `segments` are the squares of the latest first and second segment, `x` those of g_t. An x that
-    is not finite counts as 0: reading vhat here would make XLA copy all three arrays.
-    """
-    starts = [phase == 0, phase == hop.half]
-    lengths = [hop.half, hop.n - hop.half]
-    for start, length, segment in zip(starts, lengths, segments, strict=True):
-        v = jnp.where(start, jnp.asarray(b2**length, v.dtype) * v + segment, v)
-    current = [phase < hop.half, phase >= hop.half]
-    new = []
-    for start, now, segment in zip(starts, current, segments, strict=True):
-        grown = decayed(jnp.where(start, 0, segment), x, jnp.zeros([], x.dtype), b2)
-        new.append(after(v, jnp.where(now, grown, segment)))
-    return new, v
+def _times(v: OptState, factor: jax.Array) -> OptState:
+    return jax.tree.map(lambda c: c * factor.astype(c.dtype), v)

@@ -1,0 +1,108 @@
+"""The delay line: trees of rings that hand back what was written n steps ago.
+
+Nothing outside this file knows the order of the slots.
+"""
+
+import dataclasses
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.core import Tracer
+from jax.typing import ArrayLike
+from optax import Params
+
+from adashift_optax._boxes import map_leaves, zeros_like
+from adashift_optax._clock import next_of
+
+
+@dataclasses.dataclass(frozen=True)
+class DelayLine:
+    """A delay of `n` steps for a tree of arrays, in rings of n + 1 slots (one slot if n = 1).
+
+    With n + 1 slots the slot that is written is never the one that is read, so that the two may
+    come in either order. What decides is what XLA makes of the order:
+
+    - Write, then read (`push`): for the queue of gradients. XLA updates a donated buffer in place
+      only if nothing reads the old one later. Here the write takes the buffer over and the read
+      depends on the write. In the other order XLA copies the whole queue at every step.
+    - Read, then write (`read`, then `write`): for the statistics of blocks. What was read is n
+      steps old, so the update that needs it does not wait for today's statistic, which needs all of
+      today's gradient. XLA can then make the update in the kernel that makes the gradient (on TPU),
+      or reduce the gradient in the kernel of the update (on GPU), and on a mesh the update waits
+      for no other device. The rings are a few numbers, so a copy of them costs nothing.
+
+    tests/test_state.py and tests/test_order.py guard both.
+    """
+
+    n: int
+
+    @property
+    def slots(self) -> int:
+        return 1 if self.n == 1 else self.n + 1
+
+    def init(self, tree: Params, dtype: Callable[[jax.Array], jnp.dtype]) -> Params:
+        """Rings of zeros for `tree`, in the dtypes that `dtype` gives its leaves."""
+
+        def ring(x: jax.Array) -> jax.Array:
+            # Broadcasting zeros in the place of x, unlike zeros(shape), keeps its sharding.
+            return jnp.broadcast_to(zeros_like(x, dtype(x)), (self.slots, *jnp.shape(x)))
+
+        return map_leaves(ring, tree)
+
+    def read(self, rings: Params, slot: jax.Array) -> Params:
+        """What was written n steps before `slot` is (zeros in the first n steps)."""
+        if self.n == 1:
+            return jax.tree.map(lambda ring: jax.lax.squeeze(ring, [0]), rings)
+        oldest = next_of(slot, self.slots)
+
+        def one(ring: jax.Array) -> jax.Array:
+            start, size = _at(oldest, ring), (1, *ring.shape[1:])
+            x = jax.lax.dynamic_slice(ring, start, size, allow_negative_indices=False)
+            return jax.lax.squeeze(x, [0])
+
+        return jax.tree.map(one, rings)
+
+    def write(self, rings: Params, values: Params, slot: jax.Array) -> Params:
+        """`rings` with `values` in `slot`."""
+
+        def one(ring: jax.Array, x: jax.Array) -> jax.Array:
+            x = jax.lax.expand_dims(x, [0])
+            if self.n == 1:
+                return x
+            start = _at(slot, ring)
+            return jax.lax.dynamic_update_slice(ring, x, start, allow_negative_indices=False)
+
+        return jax.tree.map(one, rings, values)
+
+    def push(self, rings: Params, values: Params, slot: jax.Array) -> tuple[Params, Params]:
+        """`rings` with `values` in `slot`, and what was written n steps before."""
+        written = self.write(rings, values, slot)
+        return written, self.read(rings if self.n == 1 else written, slot)
+
+
+def _at(slot: jax.Array, ring: jax.Array) -> tuple[ArrayLike, ...]:
+    """Where `slot` starts in `ring`."""
+    return slot, *(np.int32(0),) * (ring.ndim - 1)
+
+
+def after(v: jax.Array, x: jax.Array) -> jax.Array:
+    """`x`, computed after `v` >= 0, where `v` was made from the buffer that `x` is to overwrite.
+
+    Without the select nothing orders the two, and XLA copies the old buffer first.
+    """
+    return jnp.where(v >= 0, x, 0)
+
+
+def after_on_cpu(v: Params, x: Params) -> Params:
+    """:func:`after` for trees, in programs compiled for CPU; elsewhere `x` itself.
+
+    XLA on CPU needs the order to update the rings of factored statistics in place. On GPU and TPU
+    the select would make the new v wait for today's gradient, which the delay is there to avoid.
+    """
+    if not any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves((v, x))):
+        return x  # nothing is compiled, so nothing is in place
+    return jax.lax.platform_dependent(
+        v, x, cpu=lambda v, x: jax.tree.map(after, v, x), default=lambda v, x: x
+    )
