@@ -5,12 +5,11 @@ Nothing outside this file knows the order of the slots.
 
 import dataclasses
 from collections.abc import Callable
+from functools import partial
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.core import Tracer
-from jax.typing import ArrayLike
 from optax import Params
 
 from adashift_optax._boxes import map_leaves, zeros_like
@@ -54,37 +53,22 @@ class DelayLine:
     def read(self, rings: Params, slot: jax.Array) -> Params:
         """What was written n steps before `slot` is (zeros in the first n steps)."""
         if self.n == 1:
-            return jax.tree.map(lambda ring: jax.lax.squeeze(ring, [0]), rings)
+            return jax.tree.map(lambda ring: ring[0], rings)
         oldest = next_of(slot, self.slots)
-
-        def one(ring: jax.Array) -> jax.Array:
-            start, size = _at(oldest, ring), (1, *ring.shape[1:])
-            x = jax.lax.dynamic_slice(ring, start, size, allow_negative_indices=False)
-            return jax.lax.squeeze(x, [0])
-
-        return jax.tree.map(one, rings)
+        index = partial(jax.lax.dynamic_index_in_dim, keepdims=False, allow_negative_indices=False)
+        return jax.tree.map(lambda ring: index(ring, oldest, 0), rings)
 
     def write(self, rings: Params, values: Params, slot: jax.Array) -> Params:
         """`rings` with `values` in `slot`."""
-
-        def one(ring: jax.Array, x: jax.Array) -> jax.Array:
-            x = jax.lax.expand_dims(x, [0])
-            if self.n == 1:
-                return x
-            start = _at(slot, ring)
-            return jax.lax.dynamic_update_slice(ring, x, start, allow_negative_indices=False)
-
-        return jax.tree.map(one, rings, values)
+        if self.n == 1:
+            return jax.tree.map(lambda x: x[None], values)
+        update = partial(jax.lax.dynamic_update_index_in_dim, allow_negative_indices=False)
+        return jax.tree.map(lambda ring, x: update(ring, x, slot, 0), rings, values)
 
     def push(self, rings: Params, values: Params, slot: jax.Array) -> tuple[Params, Params]:
         """`rings` with `values` in `slot`, and what was written n steps before."""
         written = self.write(rings, values, slot)
         return written, self.read(rings if self.n == 1 else written, slot)
-
-
-def _at(slot: jax.Array, ring: jax.Array) -> tuple[ArrayLike, ...]:
-    """Where `slot` starts in `ring`."""
-    return slot, *(np.int32(0),) * (ring.ndim - 1)
 
 
 def after(v: jax.Array, x: jax.Array) -> jax.Array:

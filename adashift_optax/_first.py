@@ -16,7 +16,7 @@ from optax import Params, Updates
 
 from adashift_optax._boxes import map_leaves, zeros_like
 from adashift_optax._clock import Step
-from adashift_optax._numbers import accumulator_dtype, one_minus_power
+from adashift_optax._numbers import accumulator_dtype, inlined, one_minus_power
 
 Mu = TypeVar("Mu")  # the field `mu` of the state
 Pair = tuple[Params, Params]
@@ -75,11 +75,7 @@ class Sliding(FirstMoment[Params]):
     ) -> tuple[Params, Updates]:
         weights = functools.cache(functools.partial(self._weights, b1))
 
-        def slide(m: jax.Array, g: jax.Array, old: jax.Array) -> jax.Array:
-            keep, enter, leave = weights(m.dtype)
-            return keep * m + (enter * g.astype(m.dtype) - leave * old.astype(m.dtype))
-
-        m = jax.tree.map(slide, mu, g_in, g_out)
+        m = jax.tree.map(lambda m, *g: _slid(m, *g, *weights(m.dtype)), mu, g_in, g_out)
         return m, m
 
     def _weights(self, b1: ArrayLike, dtype: jnp.dtype) -> list[jax.Array]:
@@ -118,13 +114,13 @@ class Hopping(FirstMoment[Pair]):
         half = self.n // 2
         first_is_older = now.phase >= half
         first, second = (
-            self._grown(mean, g_in, (now.phase + (self.n - start)) % self.n, b1)
+            self._grow(mean, g_in, (now.phase + (self.n - start)) % self.n, b1)
             for mean, start in zip(mu, (0, half), strict=True)
         )
         m = jax.tree.map(functools.partial(jax.lax.select, first_is_older), first, second)
         return (first, second), m
 
-    def _grown(self, mean: Params, g: Updates, since: jax.Array, b1: ArrayLike) -> Params:
+    def _grow(self, mean: Params, g: Updates, since: jax.Array, b1: ArrayLike) -> Params:
         """`mean`, which was emptied `since` steps ago, with g_t in it."""
         fresh = since == 0
 
@@ -135,14 +131,25 @@ class Hopping(FirstMoment[Pair]):
             keep, enter = (jnp.asarray(w, dtype) for w in (b1, 1 - b1))
             return keep * before / now, enter / now
 
-        def grow(mean: jax.Array, g: jax.Array) -> jax.Array:
-            (keep, enter), g = weights(mean.dtype), g.astype(mean.dtype)
-            # Emptied by select: a weight of 0 would keep a NaN.
-            return jax.lax.select(fresh, g, keep * mean + enter * g)
-
-        return jax.tree.map(grow, mean, g)
+        return jax.tree.map(lambda mean, g: _grown(mean, g, fresh, *weights(mean.dtype)), mean, g)
 
 
 def zeros(params: Params) -> Params:
     """Zeros like `params`, in float32 or wider."""
     return map_leaves(lambda p: zeros_like(p, accumulator_dtype(p)), params)
+
+
+@inlined
+def _slid(
+    m: jax.Array, g: jax.Array, old: jax.Array, keep: jax.Array, enter: jax.Array, leave: jax.Array
+) -> jax.Array:
+    return keep * m + (enter * g.astype(m.dtype) - leave * old.astype(m.dtype))
+
+
+@inlined
+def _grown(
+    mean: jax.Array, g: jax.Array, fresh: jax.Array, keep: jax.Array, enter: jax.Array
+) -> jax.Array:
+    # Emptied by select: a weight of 0 would keep a NaN.
+    g = g.astype(mean.dtype)
+    return jax.lax.select(fresh, g, keep * mean + enter * g)

@@ -1,11 +1,16 @@
 """Arithmetic in which no digit is lost, and no finite number becomes one that is not."""
 
 from collections.abc import Iterable
+from functools import partial
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
+
+# For what is done to one leaf: without an outer jit one call instead of one for each operation; in
+# one, nothing but a trace that is made once for each shape.
+inlined = partial(jax.jit, inline=True)
 
 
 def accumulator_dtype(x: ArrayLike, real: bool = False) -> jnp.dtype:
@@ -21,6 +26,7 @@ def widest(dtypes: Iterable[jnp.dtype]) -> jnp.dtype:
     return max(dtypes, key=lambda dtype: dtype.itemsize, default=jnp.dtype(jnp.float32))
 
 
+@inlined
 def squared(g: jax.Array) -> jax.Array:
     """|g|^2: optax's convention for complex gradients."""
     return jnp.real(g * jnp.conj(g)) if jnp.iscomplexobj(g) else g * g
@@ -39,6 +45,7 @@ def root(x: jax.Array) -> jax.Array:
     return jnp.where(positive, jnp.sqrt(jnp.where(positive, x, 1)), 0)
 
 
+@inlined
 def inverse_root(x: jax.Array, eps: ArrayLike) -> jax.Array:
     """1 / (sqrt(x) + eps), and 0 where x is 0: no scale yet, no step."""
     known = x > 0
@@ -47,6 +54,7 @@ def inverse_root(x: jax.Array, eps: ArrayLike) -> jax.Array:
     return jnp.where(known, 1 / (root + jnp.asarray(eps, x.dtype)), 0)
 
 
+@inlined
 def inverse_root_of_product(x: jax.Array, y: jax.Array, eps: ArrayLike) -> jax.Array:
     """1 / (sqrt(x y) + eps) without under- or overflow, and 0 where one of the two is 0."""
     known = (x > 0) & (y > 0)
@@ -65,12 +73,15 @@ def one_minus_power(b: ArrayLike, k: jax.Array, dtype: jnp.dtype) -> jax.Array:
     return -jnp.expm1(jnp.maximum(k, 1).astype(dtype) * jnp.asarray(log_b, dtype))
 
 
+@inlined
 def rescaled(m: jax.Array, scale: jax.Array, clip: ArrayLike | None) -> jax.Array:
     """Returns m * scale, at most `clip`, and finite wherever m is finite."""
     u = m * scale.astype(m.dtype)
     info = jnp.finfo(m.dtype)
-    limit = info.max if clip is None else jnp.minimum(jnp.asarray(clip, info.dtype), info.max)
-    return jax.lax.select(jnp.isfinite(m), clipped(u, jnp.asarray(limit, info.dtype)), u)
+    limit = jnp.asarray(info.max)
+    if clip is not None:
+        limit = jnp.minimum(jnp.asarray(clip, info.dtype), limit)
+    return jax.lax.select(jnp.isfinite(m), clipped(u, limit), u)
 
 
 def clipped(u: jax.Array, limit: jax.Array) -> jax.Array:
@@ -82,6 +93,7 @@ def clipped(u: jax.Array, limit: jax.Array) -> jax.Array:
     return u * jnp.where(large, limit / jnp.where(large, size, 1), 1).astype(u.dtype)
 
 
+@partial(inlined, static_argnames="dtype")
 def narrowed(u: jax.Array, dtype: jnp.dtype) -> jax.Array:
     """`u` in `dtype`, of which a finite one becomes at most the largest number."""
     info, wide = jnp.finfo(dtype), jnp.finfo(u.dtype)

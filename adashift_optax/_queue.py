@@ -11,7 +11,9 @@ from optax import OptState, Params, Updates
 
 from adashift_optax._blocks import Axes, WholeLeaves
 from adashift_optax._delay import DelayLine, after
-from adashift_optax._numbers import accumulator_dtype
+from adashift_optax._numbers import accumulator_dtype, inlined
+
+in_dtype = partial(inlined, static_argnames="dtype")
 
 
 class Scaled(NamedTuple):
@@ -88,14 +90,8 @@ class NarrowQueue(Queue):
     def held_as(self) -> str:
         return self.dtype.name
 
-    @property
-    def bits(self) -> jnp.dtype:
-        """The dtype of the rings."""
-        size = self.dtype.itemsize
-        return self.dtype if size >= 4 else jnp.dtype(f"uint{8 * size}")
-
     def init(self, params: Params) -> OptState:
-        rings = DelayLine(self.n).init(params, lambda p: self.bits)
+        rings = DelayLine(self.n).init(params, lambda p: _bits(self.dtype))
         # Of no parameters (optax.tree.map_params asks so) as of the widest there are.
         given = [jnp.finfo(accumulator_dtype(p)) for p in jax.tree.leaves(params) or [0.0]]
         if all(jnp.finfo(self.dtype).nexp >= info.nexp for info in given):
@@ -109,7 +105,7 @@ class NarrowQueue(Queue):
         if not isinstance(queue, Scaled):
             return self._push_rounded(queue, g, slot)
         peaks = self.peaks.reduce(g, jax.tree.map(lambda ring: ring[0], queue.scale))
-        scale = jax.tree.map(self._scale, peaks)
+        scale = jax.tree.map(partial(_scale, dtype=self.dtype), peaks)
         scales, old_scale = DelayLine(self.n).push(queue.scale, scale, slot)
         scale, old_scale = (self.peaks.spread(s, g) for s in (scale, old_scale))
         # In the dtype of the scale, of which float32 may not have the exponent. A product, because
@@ -129,44 +125,59 @@ class NarrowQueue(Queue):
     def _push_rounded(
         self, rings: OptState, g: Updates, slot: jax.Array
     ) -> tuple[OptState, Updates, Updates]:
-        g = jax.tree.map(self._round, g)
-        rings, bits = DelayLine(self.n).push(rings, jax.tree.map(self._encode, g), slot)
-        return rings, g, jax.tree.map(lambda b, x: self._decode(b).astype(x.dtype), bits, g)
+        g = jax.tree.map(partial(_rounded, dtype=self.dtype), g)
+        bits = jax.tree.map(partial(_encoded, dtype=self.dtype), g)
+        rings, old = DelayLine(self.n).push(rings, bits, slot)
+        return rings, g, jax.tree.map(partial(_decoded, dtype=self.dtype), old, g)
 
-    @property
-    def _largest(self) -> float:
-        """The largest number with the exponents of an IEEE format (float8_e4m3fn has one more)."""
-        info = jnp.finfo(self.dtype)
-        return (2 - 2.0**-info.nmant) * 2.0 ** (2 ** (info.nexp - 1) - 1)
 
-    def _scale(self, peak: jax.Array) -> jax.Array:
-        """The least power of 2 that brings `peak`, the largest |g| of a block, into range."""
-        # Within these bounds neither it nor its inverse is 0, infinite or denormal. Beside a NaN or
-        # inf the finite rest of a block rounds to 0, on entering and so on leaving.
-        bound = jnp.finfo(peak.dtype).maxexp - 28
-        # Nor may what is rounded up in the queue overflow when it leaves: the largest is cut off.
-        top = min(bound, jnp.finfo(peak.dtype).maxexp - 2 ** (jnp.finfo(self.dtype).nexp - 1))
-        exponent = jnp.ceil(jnp.log2(peak / self._largest))
-        return jnp.exp2(jnp.clip(jnp.nan_to_num(exponent, nan=bound), -bound, top))
+def _largest(dtype: jnp.dtype) -> float:
+    """The largest number with the exponents of an IEEE format (float8_e4m3fn has one more)."""
+    info = jnp.finfo(dtype)
+    return (2 - 2.0**-info.nmant) * 2.0 ** (2 ** (info.nexp - 1) - 1)
 
-    def _round(self, g: jax.Array) -> jax.Array:
-        """`g` rounded to what a slot can hold, in its own dtype."""
-        info, largest = jnp.finfo(self.dtype), jnp.asarray(self._largest, g.dtype)
-        g = jnp.where(jnp.isfinite(g), jnp.clip(g, -largest, largest), g)
-        # Not by converting back and forth, which XLA may drop as excess precision.
-        return jax.lax.reduce_precision(g, info.nexp, info.nmant)
 
-    def _encode(self, rounded: jax.Array) -> jax.Array:
-        """A rounded gradient as the ring holds it. This conversion is exact."""
-        narrow = rounded.astype(self.dtype)
-        if self.bits == self.dtype:
-            return narrow
-        return jax.lax.bitcast_convert_type(_constant(narrow), self.bits)
+@in_dtype
+def _scale(peak: jax.Array, dtype: jnp.dtype) -> jax.Array:
+    """The least power of 2 that brings `peak`, the largest |g| of a block, into range."""
+    # Within these bounds neither it nor its inverse is 0, infinite or denormal. Beside a NaN or inf
+    # the finite rest of a block rounds to 0, on entering and so on leaving.
+    bound = jnp.finfo(peak.dtype).maxexp - 28
+    # Nor may what is rounded up in the queue overflow when it leaves: the largest is cut off.
+    top = min(bound, jnp.finfo(peak.dtype).maxexp - 2 ** (jnp.finfo(dtype).nexp - 1))
+    exponent = jnp.ceil(jnp.log2(peak / _largest(dtype)))
+    return jnp.exp2(jnp.clip(jnp.nan_to_num(exponent, nan=bound), -bound, top))
 
-    def _decode(self, bits: jax.Array) -> jax.Array:
-        """What :meth:`_encode` was given, in `dtype`."""
-        same = self.bits == self.dtype
-        return bits if same else jax.lax.bitcast_convert_type(bits, self.dtype)
+
+@in_dtype
+def _rounded(g: jax.Array, dtype: jnp.dtype) -> jax.Array:
+    """`g` rounded to what a slot can hold, in its own dtype."""
+    info, largest = jnp.finfo(dtype), jnp.asarray(_largest(dtype), g.dtype)
+    g = jnp.where(jnp.isfinite(g), jnp.clip(g, -largest, largest), g)
+    # Not by converting back and forth, which XLA may drop as excess precision.
+    return jax.lax.reduce_precision(g, info.nexp, info.nmant)
+
+
+@in_dtype
+def _encoded(rounded: jax.Array, dtype: jnp.dtype) -> jax.Array:
+    """A rounded gradient as the ring holds it. This conversion is exact."""
+    narrow = rounded.astype(dtype)
+    if _bits(dtype) == dtype:
+        return narrow
+    return jax.lax.bitcast_convert_type(_constant(narrow), _bits(dtype))
+
+
+@in_dtype
+def _decoded(bits: jax.Array, like: jax.Array, dtype: jnp.dtype) -> jax.Array:
+    """What `_encoded` was given, which was of the dtype of `like`."""
+    if bits.dtype != dtype:
+        bits = jax.lax.bitcast_convert_type(bits, dtype)
+    return bits.astype(like.dtype)
+
+
+def _bits(dtype: jnp.dtype) -> jnp.dtype:
+    """The dtype of rings for `dtype`."""
+    return dtype if dtype.itemsize >= 4 else jnp.dtype(f"uint{8 * dtype.itemsize}")
 
 
 @jax.custom_jvp

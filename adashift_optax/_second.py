@@ -2,6 +2,7 @@
 
 import abc
 import dataclasses
+from functools import partial
 from typing import ClassVar, Generic, TypeVar
 
 import jax
@@ -12,10 +13,11 @@ from optax import OptState, Params, Updates
 from adashift_optax._blocks import Blocks, real_zeros
 from adashift_optax._clock import Step
 from adashift_optax._delay import DelayLine, after, after_on_cpu
-from adashift_optax._numbers import inverse_root, one_minus_power, squared, widest
+from adashift_optax._numbers import inlined, inverse_root, one_minus_power, squared, widest
 
 Kept = TypeVar("Kept")  # the fields `nu` and `nu_queue` of the state
 Cells = tuple[OptState, OptState]
+Elements = tuple[Params, None]
 Segments = tuple[Params, tuple[Params, Params]]
 
 
@@ -60,12 +62,7 @@ class OfBlocks(SecondMoment[Cells]):
         return nu, DelayLine(self.n).init(nu, lambda c: c.dtype)
 
     def step(
-        self,
-        kept: Cells,
-        g: Updates,
-        g_out: Updates | None,
-        now: Step,
-        b2: ArrayLike,
+        self, kept: Cells, g: Updates, g_out: Updates | None, now: Step, b2: ArrayLike
     ) -> tuple[Cells, OptState]:
         (nu, nu_queue), line = kept, DelayLine(self.n)
         x = line.read(nu_queue, now.slot)
@@ -77,17 +74,17 @@ class OfBlocks(SecondMoment[Cells]):
         return self.blocks.scales(vhat, eps, like)
 
 
-class OfElements(SecondMoment[tuple[Params, None]]):
+class OfElements(SecondMoment[Elements]):
     """v_t = b2 v_{t-1} + (1 - b2) g_{t-n}^2: for phi="none", of what leaves the queue."""
 
     reads_queue = True
 
-    def init(self, params: Params) -> tuple[Params, None]:
+    def init(self, params: Params) -> Elements:
         return real_zeros(params), None
 
     def step(
-        self, kept: tuple[Params, None], g: Updates, g_out: Updates | None, now: Step, b2: ArrayLike
-    ) -> tuple[tuple[Params, None], OptState]:
+        self, kept: Elements, g: Updates, g_out: Updates | None, now: Step, b2: ArrayLike
+    ) -> tuple[Elements, OptState]:
         nu, _ = kept
         x = jax.tree.map(lambda v, x: squared(x).astype(v.dtype), nu, g_out)
         nu, vhat = _averaged(nu, x, b2, now.t - self.n)
@@ -109,66 +106,63 @@ class OfSegments(SecondMoment[Segments]):
         return nu, (first, second)
 
     def step(
-        self,
-        kept: Segments,
-        g: Updates,
-        g_out: Updates | None,
-        now: Step,
-        b2: ArrayLike,
+        self, kept: Segments, g: Updates, g_out: Updates | None, now: Step, b2: ArrayLike
     ) -> tuple[Segments, OptState]:
-        (nu, nu_queue), half, phase = kept, self.n // 2, now.phase
-        starts = phase == 0, phase == half
-        fades = [b2**length for length in (half, self.n - half)]
-
-        def joined(v: jax.Array, *segments: jax.Array) -> jax.Array:
-            for start, fade, segment in zip(starts, fades, segments, strict=True):
-                v = jax.lax.select(start, jnp.asarray(fade, v.dtype) * v + segment, v)
-            return v
-
-        nu = jax.tree.map(joined, nu, *nu_queue)
-        first = _grown(nu_queue[0], g, nu, starts[0], phase < half, b2)
-        second = _grown(nu_queue[1], g, nu, starts[1], phase >= half, b2)
+        (nu, (first, second)), half, phase = kept, self.n // 2, now.phase
+        starts, fades = (phase == 0, phase == half), (b2**half, b2 ** (self.n - half))
+        nu = jax.tree.map(partial(_joined, starts, fades), nu, first, second)
+        first = jax.tree.map(partial(_grown, starts[0], phase < half, 1 - b2), first, g, nu)
+        second = jax.tree.map(partial(_grown, starts[1], phase >= half, 1 - b2), second, g, nu)
         in_v = now.t - 1 - phase - jnp.where(phase < half, self.n - half, 0)
         return (nu, (first, second)), _times(nu, _correction(nu, b2, in_v))
 
 
+@inlined
+def _joined(
+    starts: tuple[jax.Array, ...], fades: tuple[ArrayLike, ...], v: jax.Array, *segments: jax.Array
+) -> jax.Array:
+    """`v` with the segment that starts anew, whose squares make it fade."""
+    for start, fade, segment in zip(starts, fades, segments, strict=True):
+        v = jax.lax.select(start, jnp.asarray(fade, v.dtype) * v + segment, v)
+    return v
+
+
+@inlined
 def _grown(
-    segment: Params,
-    g: Updates,
-    nu: Params,
-    starts: jax.Array,
+    start: jax.Array,
     current: jax.Array,
-    b2: ArrayLike,
-) -> Params:
-    """`segment`, emptied if it `starts` now, with the squares of `g` if it is the `current` one."""
+    a: ArrayLike,
+    segment: jax.Array,
+    g: jax.Array,
+    v: jax.Array,
+) -> jax.Array:
+    """`segment`, emptied if it is to `start`, with the squares of `g` if it is the `current` one.
 
-    def one(segment: jax.Array, g: jax.Array, v: jax.Array) -> jax.Array:
-        x = squared(g).astype(v.dtype)
-        # Not finite counts as 0: reading vhat here would make XLA copy all three arrays.
-        x = jnp.where(jnp.isfinite(x), x, 0)
-        grown = _decayed(jnp.where(starts, 0, segment), x, b2)
-        return after(v, jax.lax.select(current, grown, segment))
-
-    return jax.tree.map(one, segment, g, nu)
-
-
-def _averaged(v: OptState, x: OptState, b2: ArrayLike, k: jax.Array) -> Cells:
-    """The new v, of k squares of which x is the latest, and its vhat.
-
-    An x that is not finite (overflow included) counts as the vhat before it.
+    It is made after `v`, which has read it.
     """
+    x = squared(g).astype(v.dtype)
+    # Not finite counts as 0: reading vhat here would make XLA copy all three arrays.
+    x = jnp.where(jnp.isfinite(x), x, 0)
+    grown = _decayed(jnp.where(start, 0, segment), x, a)
+    return after(v, jax.lax.select(current, grown, segment))
+
+
+def _averaged(v: OptState, x: OptState, b2: ArrayLike, k: jax.Array) -> tuple[OptState, OptState]:
+    """The new v, of k squares of which x is the latest, and its vhat."""
     now, before = (_correction(v, b2, squares) for squares in (k, k - 1))
-
-    def average(v: jax.Array, x: jax.Array) -> jax.Array:
-        return _decayed(v, jnp.where(jnp.isfinite(x), x, v * before.astype(v.dtype)), b2)
-
-    v = jax.tree.map(average, v, x)
+    v = jax.tree.map(lambda v, x: _average(v, x, 1 - b2, before), v, x)
     return v, _times(v, now)
 
 
-def _decayed(v: jax.Array, x: jax.Array, b2: ArrayLike) -> jax.Array:
-    """b2 v + (1 - b2) x."""
-    a = jnp.asarray(1 - b2, v.dtype)
+@inlined
+def _average(v: jax.Array, x: jax.Array, a: ArrayLike, to_vhat: jax.Array) -> jax.Array:
+    """b2 v + (1 - b2) x, where an x that is not finite (overflow included) counts as vhat."""
+    return _decayed(v, jnp.where(jnp.isfinite(x), x, v * to_vhat.astype(v.dtype)), a)
+
+
+def _decayed(v: jax.Array, x: jax.Array, a: ArrayLike) -> jax.Array:
+    """b2 v + (1 - b2) x, where `a` is 1 - b2."""
+    a = jnp.asarray(a, v.dtype)
     # Not b2 * v: the rounding error of b2 = 0.999 in float32 would bias v.
     return (v - a * v) + a * x
 
