@@ -8,12 +8,14 @@ Flax. A box may hold any tree: one array, none (``optax.MaskedNode``) or several
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
 from jax.core import Tracer
 from optax import Params
+
+Tree = TypeVar("Tree")
 
 # Metadata of nnx.Variable that name the axes; the second overrides the first in nnx.Optimizer.
 _NAMES = ("out_sharding", "optimizer_sharding", "sharding_names", "sharding")
@@ -35,7 +37,7 @@ def unboxed(tree: Params) -> Params:
     return jax.tree.map(value, tree, is_leaf=is_box)
 
 
-def map_leaves(make: Callable[..., jax.Array], tree: Params, with_path: bool = False) -> Params:
+def map_leaves(make: Callable[..., jax.Array], tree: Tree, with_path: bool = False) -> Tree:
     """`make`(leaf), or `make`(path, leaf), for every array of `tree`, in a box of the same kind."""
 
     def visit(path: jax.tree_util.KeyPath, x: Any) -> Params:

@@ -183,10 +183,14 @@ def check_phi_value(x: Any) -> jax.Array:
     return x
 
 
-def check_inexact(name: str, tree: Any) -> None:
-    """Every leaf is a float or complex array."""
-    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
-        dtype = getattr(leaf, "dtype", None) or np.result_type(type(leaf))
+def dtype_of(x: Any) -> np.dtype:
+    """The dtype of a leaf, whatever it is."""
+    return getattr(x, "dtype", None) or np.result_type(type(x))
+
+
+def check_inexact(name: str, dtypes: Any) -> None:
+    """Every leaf of a tree of dtypes is float or complex, of a width that JAX knows."""
+    for path, dtype in jax.tree_util.tree_leaves_with_path(dtypes):
         known = jnp.issubdtype(dtype, jnp.inexact) and dtype != np.longdouble
         if not known or dtype == np.clongdouble:
             dtype = "float0" if dtype == jax.dtypes.float0 else dtype
@@ -214,7 +218,7 @@ def check_queue_dtype(dtype: Any) -> np.dtype | None:
 
 def check_params(params: Any, queue_dtype: Any) -> None:
     """Every leaf is a float or, without a `queue_dtype`, complex array."""
-    check_inexact("params", params)
+    check_inexact("params", jax.tree.map(dtype_of, params))
     for path, leaf in jax.tree_util.tree_leaves_with_path(params):
         if queue_dtype is not None and jnp.iscomplexobj(leaf):
             raise TypeError(

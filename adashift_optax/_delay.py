@@ -6,14 +6,16 @@ Nothing outside this file knows the order of the slots.
 import dataclasses
 from collections.abc import Callable
 from functools import partial
+from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
 from jax.core import Tracer
-from optax import Params
 
 from adashift_optax._boxes import map_leaves, zeros_like
 from adashift_optax._clock import next_of
+
+Tree = TypeVar("Tree")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,7 +43,7 @@ class DelayLine:
     def slots(self) -> int:
         return 1 if self.n == 1 else self.n + 1
 
-    def init(self, tree: Params, dtype: Callable[[jax.Array], jnp.dtype]) -> Params:
+    def init(self, tree: Tree, dtype: Callable[[jax.Array], jnp.dtype]) -> Tree:
         """Rings of zeros for `tree`, in the dtypes that `dtype` gives its leaves."""
 
         def ring(x: jax.Array) -> jax.Array:
@@ -50,7 +52,7 @@ class DelayLine:
 
         return map_leaves(ring, tree)
 
-    def read(self, rings: Params, slot: jax.Array) -> Params:
+    def read(self, rings: Tree, slot: jax.Array) -> Tree:
         """What was written n steps before `slot` is (zeros in the first n steps)."""
         if self.n == 1:
             return jax.tree.map(lambda ring: ring[0], rings)
@@ -58,14 +60,14 @@ class DelayLine:
         index = partial(jax.lax.dynamic_index_in_dim, keepdims=False, allow_negative_indices=False)
         return jax.tree.map(lambda ring: index(ring, oldest, 0), rings)
 
-    def write(self, rings: Params, values: Params, slot: jax.Array) -> Params:
+    def write(self, rings: Tree, values: object, slot: jax.Array) -> Tree:
         """`rings` with `values` in `slot`."""
         if self.n == 1:
             return jax.tree.map(lambda x: x[None], values)
         update = partial(jax.lax.dynamic_update_index_in_dim, allow_negative_indices=False)
         return jax.tree.map(lambda ring, x: update(ring, x, slot, 0), rings, values)
 
-    def push(self, rings: Params, values: Params, slot: jax.Array) -> tuple[Params, Params]:
+    def push(self, rings: Tree, values: object, slot: jax.Array) -> tuple[Tree, Tree]:
         """`rings` with `values` in `slot`, and what was written n steps before."""
         written = self.write(rings, values, slot)
         return written, self.read(rings if self.n == 1 else written, slot)
@@ -79,7 +81,7 @@ def after(v: jax.Array, x: jax.Array) -> jax.Array:
     return jnp.where(v >= 0, x, 0)
 
 
-def after_on_cpu(v: Params, x: Params) -> Params:
+def after_on_cpu(v: object, x: Tree) -> Tree:
     """:func:`after` for trees, in programs compiled for CPU; elsewhere `x` itself.
 
     XLA on CPU needs the order to update the rings of factored statistics in place. On GPU and TPU

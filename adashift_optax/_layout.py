@@ -7,15 +7,16 @@ are the same, and steps without jit only look up that this has been done.
 import functools
 import itertools
 from collections.abc import Callable
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.tree_util import KeyPath
 from optax import OptState, Params, Updates
 
 from adashift_optax._boxes import unboxed
-from adashift_optax._checks import at, check_inexact
+from adashift_optax._checks import at, check_inexact, dtype_of
 
 State = TypeVar("State")
 Tree = TypeVar("Tree")
@@ -31,8 +32,8 @@ class Layout(NamedTuple):
       state: those of the state, in which every tree like the parameters is one like the updates.
     """
 
-    updates: jax.tree_util.PyTreeDef
-    state: jax.tree_util.PyTreeDef
+    updates: Any
+    state: Any
 
 
 def plain(updates: Updates, state: State, init: Callable[[Params], State]) -> tuple[Updates, State]:
@@ -52,23 +53,23 @@ def like(tree: Tree, other: Tree) -> Tree:
 
 
 def _kinds(leaves: list[jax.Array]) -> Kinds:
-    return tuple((jnp.shape(x), jnp.result_type(x)) for x in leaves)
+    return tuple((np.shape(x), dtype_of(x)) for x in leaves)
 
 
 @functools.lru_cache(maxsize=256)
 def _layout(
     init: Callable[[Params], OptState],
-    tree: jax.tree_util.PyTreeDef,
+    tree: Any,
     kinds: Kinds,
-    state_tree: jax.tree_util.PyTreeDef,
+    state_tree: Any,
     state_kinds: Kinds,
 ) -> Layout:
     """The layout of updates and a state of these structures, if they fit together."""
+    check_inexact("updates", unboxed(tree.unflatten(dtype for _, dtype in kinds)))
     updates, state = (
         unboxed(t.unflatten(jax.ShapeDtypeStruct(*kind) for kind in k))
         for t, k in ((tree, kinds), (state_tree, state_kinds))
     )
-    check_inexact("updates", updates)
     # In the width of the parameters, which updates need not have: the state tells it.
     wide = any(dtype in (jnp.float64, jnp.complex128) for _, dtype in state_kinds)
     dtypes = (jnp.float64, jnp.complex128) if wide else (jnp.float32, jnp.complex64)
@@ -83,8 +84,8 @@ def _layout(
             raise ValueError(
                 "state and updates must belong together; got a state with "
                 f"{_describe(old)}, where init makes {_describe(new)} for these updates. Pass "
-                "gradients of the parameters that init saw and the state of an optimizer with the "
-                "same arguments, or call init again."
+                "gradients of the parameters that init saw, and the state of an optimizer with the "
+                "same phi, block_axes and kind of b1 (0 or more); or call init again."
             )
     return Layout(jax.tree.structure(updates), jax.tree.structure(expected))
 

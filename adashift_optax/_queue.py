@@ -2,7 +2,7 @@
 
 import dataclasses
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -25,7 +25,7 @@ class Scaled(NamedTuple):
     """
 
     held: OptState
-    scale: OptState
+    scale: Any
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,8 +106,8 @@ class NarrowQueue(Queue):
             return self._push_rounded(queue, g, slot)
         peaks = self.peaks.reduce(g, jax.tree.map(lambda ring: ring[0], queue.scale))
         scale = jax.tree.map(partial(_scale, dtype=self.dtype), peaks)
-        scales, old_scale = DelayLine(self.n).push(queue.scale, scale, slot)
-        scale, old_scale = (self.peaks.spread(s, g) for s in (scale, old_scale))
+        scales, old = DelayLine(self.n).push(queue.scale, scale, slot)
+        scale, old_scale = (self.peaks.spread(s, g) for s in (scale, old))
         # In the dtype of the scale, of which float32 may not have the exponent. A product, because
         # XLA would store a quotient for its two readers.
         g = jax.tree.map(lambda x, s: x.astype(s.dtype) * (1 / s), g, scale)

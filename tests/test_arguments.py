@@ -93,11 +93,11 @@ def test_phi_that_gives_no_scalar(phi, block_axes):
 def test_updates_that_are_not_what_init_saw(phi):
     tx = scale_by_adashift(phi=phi)
     state = tx.init({"a": jnp.ones(2), "b": jnp.ones(3)})
-    with pytest.raises(ValueError, match=r"2 leaves that init saw; got 1.*init again"):
+    with pytest.raises(ValueError, match=r"belong together.*at .mu\['b'\].*init again"):
         tx.update({"a": jnp.ones(2)}, state)
-    with pytest.raises(ValueError, match=r"shapes that init saw.*float32\[4\] at \['b'\]"):
+    with pytest.raises(ValueError, match=r"float32\[3\] at .*'b'\].*makes float32\[4\] at"):
         tx.update({"a": jnp.ones(2), "b": jnp.ones(4)}, state)
-    with pytest.raises(ValueError, match=r"real where the parameters were.*complex64\[3\]"):
+    with pytest.raises(ValueError, match=r"at \.(mu|nu|queue).* init makes "):
         tx.update({"a": jnp.ones(2), "b": jnp.ones(3, jnp.complex64)}, state)
     with pytest.raises(TypeError, match=r"updates must be float or complex.*int32 at \['b'\]"):
         tx.update({"a": jnp.ones(2), "b": jnp.ones(3, jnp.int32)}, state)
