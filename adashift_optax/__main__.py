@@ -16,7 +16,7 @@ def positive_int(text: str) -> int:
 def main(argv: list[str] | None = None) -> int:
     """Run the demo; return the exit code."""
     try:
-        from adashift_optax import _data, _demo
+        from adashift_optax.demo import _data, _training
     except ModuleNotFoundError as error:
         print(f'the demo: {error}; pip install "adashift-optax[demo]"', file=sys.stderr)
         return 2
@@ -26,7 +26,7 @@ def main(argv: list[str] | None = None) -> int:
         "the learning rate that does best on validation data, and compare them.",
     )
     add = parser.add_argument
-    names = list(_demo.OPTIMIZERS)
+    names = list(_training.OPTIMIZERS)
     add(
         "--optimizers",
         nargs="+",
@@ -35,7 +35,7 @@ def main(argv: list[str] | None = None) -> int:
         metavar="NAME",
         help=f"of {', '.join(names)} (default: all)",
     )
-    epochs = ", ".join(f"{number} for {name}" for name, number in _demo.EPOCHS.items())
+    epochs = ", ".join(f"{number} for {name}" for name, number in _training.EPOCHS.items())
     add("--epochs", type=positive_int, metavar="N", help=f"default: {epochs}")
     add("--seeds", type=positive_int, default=5, metavar="N", help="default: 5")
     add("--dataset", choices=_data.DATASETS, default="digits", help="default: digits")
@@ -43,9 +43,9 @@ def main(argv: list[str] | None = None) -> int:
     add("--output", type=Path, default=Path("runs"), help="folder to write to (default: runs)")
     args = parser.parse_args(argv)
     try:
-        return _demo.run(
+        return _training.run(
             list(dict.fromkeys(args.optimizers)),
-            args.epochs or _demo.EPOCHS[args.dataset],
+            args.epochs or _training.EPOCHS[args.dataset],
             args.seeds,
             args.dataset,
             args.data_dir,

@@ -24,7 +24,7 @@ from rich.progress import Progress
 from rich.table import Column, Table
 
 from adashift_optax import adashift
-from adashift_optax._data import CLASSES, Dataset, Examples, load
+from adashift_optax.demo._data import CLASSES, Dataset, Examples, load
 
 OPTIMIZERS: dict[str, Callable[[Any], optax.GradientTransformation]] = {
     "adashift": adashift,

@@ -1,0 +1,1 @@
+"""The job of ``python -m adashift_optax``. The library never imports it."""
