@@ -22,9 +22,8 @@ import pytest
 from flax import nnx
 from test_data import write_cifar10, write_mnist
 
-from adashift_optax import demo
 from adashift_optax.__main__ import main
-from adashift_optax.demo import _data, _training
+from adashift_optax.demo import _data, _network, _results, _training
 
 EPOCHS = 6
 RATES = len(_training.LEARNING_RATES)
@@ -118,7 +117,7 @@ def test_table_reports_the_rate_with_the_least_validation_loss(finished):
 
 
 def test_state_bytes_are_those_of_the_optimizers(finished):
-    _, params = nnx.split(_training.Network((8, 8, 1), nnx.Rngs(0)))
+    _, params = nnx.split(_network.Network((8, 8, 1), nnx.Rngs(0)))
     size = sum(leaf.nbytes for leaf in jax.tree.leaves(params))
     state_bytes = {r["optimizer"]: int(r["state_bytes"]) for r in finished.rows}
     assert state_bytes["adam"] == 2 * size + 4
@@ -189,7 +188,7 @@ def test_select_takes_the_last_epoch_and_never_a_diverged_run():
         for seed in (0, 1)
         for epoch, loss in enumerate(losses, 1)
     ]
-    assert {r.learning_rate for r in _training.select(rows)["adam"]} == {0.2}
+    assert {r.learning_rate for r in _results.select(rows)["adam"]} == {0.2}
 
 
 def test_mean_and_deviation_over_seeds():
@@ -198,10 +197,10 @@ def test_mean_and_deviation_over_seeds():
         for seed in (1, 3)
         for epoch in (1, 2)
     ]
-    mean, deviation = _training.over_seeds(rows, "test_loss")
+    mean, deviation = _results.over_seeds(rows, "test_loss")
     assert mean.tolist() == [12, 22]
     np.testing.assert_allclose(deviation, np.sqrt([2, 2]))
-    assert _training.over_seeds(rows[:2], "test_loss")[1].tolist() == [0, 0]
+    assert _results.over_seeds(rows[:2], "test_loss")[1].tolist() == [0, 0]
 
 
 def test_ctrl_c_keeps_the_finished_runs(tmp_path, monkeypatch, capsys):
@@ -232,7 +231,7 @@ def test_ctrl_c_before_the_first_run_ends_writes_nothing(tmp_path, monkeypatch, 
     def interrupted(*args):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(_training, "load", interrupted)
+    monkeypatch.setattr(_data, "load", interrupted)
     (tmp_path / "digits.csv").write_text("an earlier comparison")
     assert main(["--output", str(tmp_path)]) == 130
     assert "nothing written" in one_line_on_stderr(capsys)
@@ -244,10 +243,10 @@ def test_failed_write_leaves_the_file_of_before(tmp_path, monkeypatch):
         raise OSError("no space left")
 
     path = tmp_path / "digits.csv"
-    _training.write_whole(path, b"before")
+    _results.write_whole(path, b"before")
     monkeypatch.setattr(os, "replace", full)
     with pytest.raises(OSError, match="no space left"):
-        _training.write_whole(path, b"after")
+        _results.write_whole(path, b"after")
     assert [file.read_bytes() for file in tmp_path.iterdir()] == [b"before"]
 
 
@@ -280,10 +279,10 @@ def test_bad_arguments_exit_with_code_2(args, capsys):
 
 @pytest.mark.parametrize("package", ["flax", "sklearn", "rich", "matplotlib", "idx2numpy"])
 def test_missing_packages_are_one_line_and_exit_code_2(package, tmp_path, monkeypatch, capsys):
-    for name in ("_data", "_training"):
-        monkeypatch.delitem(sys.modules, f"adashift_optax.demo.{name}")
-        monkeypatch.delattr(demo, name)
     for name in list(sys.modules):
+        if name.startswith("adashift_optax.demo."):  # so that they are imported again
+            monkeypatch.delattr(name)
+            monkeypatch.delitem(sys.modules, name)
         if name.split(".")[0] == package:
             monkeypatch.setitem(sys.modules, name, None)
     assert main(["--epochs", "1", "--seeds", "1", "--output", str(tmp_path)]) == 2

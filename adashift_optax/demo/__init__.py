@@ -1,1 +1,1 @@
-"""The job of ``python -m adashift_optax``. The library never imports it."""
+"""The demo, which ``python -m adashift_optax`` runs. The library never imports it."""
