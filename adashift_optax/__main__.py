@@ -1,59 +1,16 @@
 """``python -m adashift_optax``: see ``--help``."""
 
-import argparse
 import sys
-from pathlib import Path
-
-
-def positive_int(text: str) -> int:
-    """Parse a whole number of at least 1."""
-    number = int(text)
-    if number < 1:
-        raise ValueError
-    return number
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run the demo; return the exit code."""
+    """Run the demo, or say what it lacks; return the exit code."""
     try:
-        from adashift_optax import _data, _demo
+        from adashift_optax.demo import _command
     except ModuleNotFoundError as error:
         print(f'the demo: {error}; pip install "adashift-optax[demo]"', file=sys.stderr)
         return 2
-    parser = argparse.ArgumentParser(
-        prog="python -m adashift_optax",
-        description="Train a small network on images with AdaShift and with its relatives, each at "
-        "the learning rate that does best on validation data, and compare them.",
-    )
-    add = parser.add_argument
-    names = list(_demo.OPTIMIZERS)
-    add(
-        "--optimizers",
-        nargs="+",
-        choices=names,
-        default=names,
-        metavar="NAME",
-        help=f"of {', '.join(names)} (default: all)",
-    )
-    epochs = ", ".join(f"{number} for {name}" for name, number in _demo.EPOCHS.items())
-    add("--epochs", type=positive_int, metavar="N", help=f"default: {epochs}")
-    add("--seeds", type=positive_int, default=5, metavar="N", help="default: 5")
-    add("--dataset", choices=_data.DATASETS, default="digits", help="default: digits")
-    add("--data-dir", type=Path, help="folder of the original files of MNIST or CIFAR-10")
-    add("--output", type=Path, default=Path("runs"), help="folder to write to (default: runs)")
-    args = parser.parse_args(argv)
-    try:
-        return _demo.run(
-            list(dict.fromkeys(args.optimizers)),
-            args.epochs or _demo.EPOCHS[args.dataset],
-            args.seeds,
-            args.dataset,
-            args.data_dir,
-            args.output,
-        )
-    except (_data.DataError, OSError) as error:
-        print(error, file=sys.stderr)
-        return 2
+    return _command.main(argv)
 
 
 if __name__ == "__main__":

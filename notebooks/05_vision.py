@@ -43,7 +43,7 @@ def digits():
 FOLDER = os.environ.get("ADASHIFT_DATA")
 small = large = digits()
 if FOLDER:
-    from adashift_optax._data import load
+    from adashift_optax.demo._data import load
 
     small = large = load("mnist", Path(FOLDER))
     if any(Path(FOLDER).rglob("data_batch_1.bin")):

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from adashift_optax import _data
+from adashift_optax.demo import _data
 
 MNIST_FILES = (
     "train-images-idx3-ubyte",

@@ -22,12 +22,11 @@ import pytest
 from flax import nnx
 from test_data import write_cifar10, write_mnist
 
-import adashift_optax
-from adashift_optax import _data, _demo
 from adashift_optax.__main__ import main
+from adashift_optax.demo import _data, _network, _results, _training
 
 EPOCHS = 6
-RATES = len(_demo.LEARNING_RATES)
+RATES = len(_training.LEARNING_RATES)
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -56,10 +55,10 @@ def read_csv(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def row(**fields: Any) -> _demo.Row:
-    values: dict[str, Any] = dict.fromkeys(_demo.Row._fields, 0)
+def row(**fields: Any) -> _training.Row:
+    values: dict[str, Any] = dict.fromkeys(_training.Row._fields, 0)
     values.update(optimizer="adam", **fields)
-    return _demo.Row(**values)
+    return _training.Row(**values)
 
 
 def one_line_on_stderr(capsys) -> str:
@@ -72,20 +71,20 @@ def one_line_on_stderr(capsys) -> str:
 
 def test_csv_has_a_finite_row_per_optimizer_rate_seed_and_epoch(finished):
     assert finished.code == 0
-    assert tuple(finished.rows[0]) == _demo.Row._fields
+    assert tuple(finished.rows[0]) == _training.Row._fields
     keys = [
         (r["optimizer"], float(r["learning_rate"]), int(r["seed"]), int(r["epoch"]))
         for r in finished.rows
     ]
     assert keys == [
         (name, rate, seed, epoch)
-        for rate in _demo.LEARNING_RATES
+        for rate in _training.LEARNING_RATES
         for seed in (0, 1)
         for name in ("adashift", "adam")
         for epoch in range(1, EPOCHS + 1)
     ]
     for r in finished.rows:
-        numbers = {field: float(r[field]) for field in _demo.Row._fields[1:]}
+        numbers = {field: float(r[field]) for field in _training.Row._fields[1:]}
         assert all(math.isfinite(number) for number in numbers.values())
         # Fractions of 288 and 360 images.
         assert round(288 * numbers["validation_accuracy"], 3) in range(289)
@@ -98,7 +97,7 @@ def test_table_reports_the_rate_with_the_least_validation_loss(finished):
     for name in ("adashift", "adam"):
         of_rate = {
             rate: [r for r in last if r["optimizer"] == name and float(r["learning_rate"]) == rate]
-            for rate in _demo.LEARNING_RATES
+            for rate in _training.LEARNING_RATES
         }
         best = min(
             of_rate, key=lambda rate: sum(float(r["validation_loss"]) for r in of_rate[rate])
@@ -118,7 +117,7 @@ def test_table_reports_the_rate_with_the_least_validation_loss(finished):
 
 
 def test_state_bytes_are_those_of_the_optimizers(finished):
-    _, params = nnx.split(_demo.Network((8, 8, 1), nnx.Rngs(0)))
+    _, params = nnx.split(_network.Network((8, 8, 1), nnx.Rngs(0)))
     size = sum(leaf.nbytes for leaf in jax.tree.leaves(params))
     state_bytes = {r["optimizer"]: int(r["state_bytes"]) for r in finished.rows}
     assert state_bytes["adam"] == 2 * size + 4
@@ -138,7 +137,7 @@ def test_only_whole_files_are_left_and_no_bar_without_a_terminal(finished):
 
 @pytest.mark.parametrize("dataset", ["mnist", "cifar10"])
 def test_other_datasets_train(tmp_path, monkeypatch, dataset):
-    monkeypatch.setattr(_demo, "LEARNING_RATES", (0.01,))
+    monkeypatch.setattr(_training, "LEARNING_RATES", (0.01,))
     (write_mnist if dataset == "mnist" else write_cifar10)(tmp_path)
     args = ["--dataset", dataset, "--data-dir", str(tmp_path), "--optimizers", "adopt", "amsgrad"]
     assert main([*args, "--epochs", "1", "--seeds", "1", "--output", str(tmp_path / "runs")]) == 0
@@ -148,16 +147,16 @@ def test_other_datasets_train(tmp_path, monkeypatch, dataset):
 
 
 def test_seeds_repeat_and_differ_and_one_compilation_serves_the_grid(monkeypatch):
-    monkeypatch.setattr(_demo, "LEARNING_RATES", (0.001, 0.01))
-    train_epoch, lowered = _demo.train_epoch, []
+    monkeypatch.setattr(_training, "LEARNING_RATES", (0.001, 0.01))
+    train_epoch, lowered = _training.train_epoch, []
 
     def lower(*args):
         lowered.append(args)
         return train_epoch.lower(*args)
 
-    monkeypatch.setattr(_demo, "train_epoch", SimpleNamespace(lower=lower))
+    monkeypatch.setattr(_training, "train_epoch", SimpleNamespace(lower=lower))
     data = _data.load("digits")
-    runs = [list(_demo.compare(data, ["adam"], 1, 2, threading.Event())) for _ in range(2)]
+    runs = [list(_training.compare(data, ["adam"], 1, 2, threading.Event())) for _ in range(2)]
     assert len(lowered) == len(runs)
     numbers = [[rows[0][4:9] for rows in run] for run in runs]
     assert numbers[0] == numbers[1]
@@ -168,15 +167,15 @@ def test_seeds_repeat_and_differ_and_one_compilation_serves_the_grid(monkeypatch
 def test_seeds_vary_both_initialization_and_order(monkeypatch, module, name):
     data = _data.load("digits")
     original = getattr(module, name)
-    monkeypatch.setattr(_demo, "LEARNING_RATES", (0.01,))
+    monkeypatch.setattr(_training, "LEARNING_RATES", (0.01,))
     monkeypatch.setattr(module, name, lambda seed: original(0))
-    runs = _demo.compare(data, ["adam"], 1, 2, threading.Event())
+    runs = _training.compare(data, ["adam"], 1, 2, threading.Event())
     assert len({rows[0].train_loss for rows in runs}) == 2
 
 
 def test_every_optimizer_gets_clipped_gradients(monkeypatch):
-    monkeypatch.setitem(_demo.OPTIMIZERS, "sgd", optax.sgd)
-    optimizer = _demo.make_optimizer("sgd", 0.5)
+    monkeypatch.setitem(_training.OPTIMIZERS, "sgd", optax.sgd)
+    optimizer = _training.make_optimizer("sgd", 0.5)
     grads = jnp.array([30.0, 40.0], jnp.float32)
     updates, _ = optimizer.update(grads, optimizer.init(grads), grads)
     np.testing.assert_allclose(jnp.asarray(updates), [-0.3, -0.4], rtol=1e-6)
@@ -189,7 +188,7 @@ def test_select_takes_the_last_epoch_and_never_a_diverged_run():
         for seed in (0, 1)
         for epoch, loss in enumerate(losses, 1)
     ]
-    assert {r.learning_rate for r in _demo.select(rows)["adam"]} == {0.2}
+    assert {r.learning_rate for r in _results.select(rows)["adam"]} == {0.2}
 
 
 def test_mean_and_deviation_over_seeds():
@@ -198,10 +197,10 @@ def test_mean_and_deviation_over_seeds():
         for seed in (1, 3)
         for epoch in (1, 2)
     ]
-    mean, deviation = _demo.over_seeds(rows, "test_loss")
+    mean, deviation = _results.over_seeds(rows, "test_loss")
     assert mean.tolist() == [12, 22]
     np.testing.assert_allclose(deviation, np.sqrt([2, 2]))
-    assert _demo.over_seeds(rows[:2], "test_loss")[1].tolist() == [0, 0]
+    assert _results.over_seeds(rows[:2], "test_loss")[1].tolist() == [0, 0]
 
 
 def test_ctrl_c_keeps_the_finished_runs(tmp_path, monkeypatch, capsys):
@@ -222,7 +221,7 @@ def test_ctrl_c_keeps_the_finished_runs(tmp_path, monkeypatch, capsys):
     assert f"2 of {2 * RATES} runs" in line
     assert str(tmp_path / "digits.csv") in line
     assert [(r["optimizer"], r["learning_rate"], r["epoch"]) for r in read_csv(replaced[0][1])] == [
-        (name, str(_demo.LEARNING_RATES[0]), epoch) for name in args[1:3] for epoch in "12"
+        (name, str(_training.LEARNING_RATES[0]), epoch) for name in args[1:3] for epoch in "12"
     ]
     assert [path.name for path in tmp_path.iterdir()] == ["digits.csv"]
     assert signal.getsignal(signal.SIGINT) is handler
@@ -232,7 +231,7 @@ def test_ctrl_c_before_the_first_run_ends_writes_nothing(tmp_path, monkeypatch, 
     def interrupted(*args):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(_demo, "load", interrupted)
+    monkeypatch.setattr(_data, "load", interrupted)
     (tmp_path / "digits.csv").write_text("an earlier comparison")
     assert main(["--output", str(tmp_path)]) == 130
     assert "nothing written" in one_line_on_stderr(capsys)
@@ -244,10 +243,10 @@ def test_failed_write_leaves_the_file_of_before(tmp_path, monkeypatch):
         raise OSError("no space left")
 
     path = tmp_path / "digits.csv"
-    _demo.write_whole(path, b"before")
+    _results.write_whole(path, b"before")
     monkeypatch.setattr(os, "replace", full)
     with pytest.raises(OSError, match="no space left"):
-        _demo.write_whole(path, b"after")
+        _results.write_whole(path, b"after")
     assert [file.read_bytes() for file in tmp_path.iterdir()] == [b"before"]
 
 
@@ -280,10 +279,10 @@ def test_bad_arguments_exit_with_code_2(args, capsys):
 
 @pytest.mark.parametrize("package", ["flax", "sklearn", "rich", "matplotlib", "idx2numpy"])
 def test_missing_packages_are_one_line_and_exit_code_2(package, tmp_path, monkeypatch, capsys):
-    for name in ("_data", "_demo"):
-        monkeypatch.delitem(sys.modules, f"adashift_optax.{name}")
-        monkeypatch.delattr(adashift_optax, name)
     for name in list(sys.modules):
+        if name.startswith("adashift_optax.demo."):  # so that they are imported again
+            monkeypatch.delattr(name)
+            monkeypatch.delitem(sys.modules, name)
         if name.split(".")[0] == package:
             monkeypatch.setitem(sys.modules, name, None)
     assert main(["--epochs", "1", "--seeds", "1", "--output", str(tmp_path)]) == 2

@@ -1,0 +1,1 @@
+"""The demo, which ``python -m adashift_optax`` runs. The library never imports it."""
