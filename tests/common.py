@@ -1,5 +1,7 @@
 """What tests share: gradients of mixed shapes, ways to run an optimizer, an exact verdict."""
 
+from collections.abc import Mapping
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -94,3 +96,10 @@ def compile_donated(step, params, state, grads):
     """The compiled step with parameters and state donated."""
     jitted = jax.jit(step, donate_argnums=(0, 1), compiler_options=AS_USERS)
     return jitted.lower(params, state, grads).compile()
+
+
+def rings(queue):
+    """The rings of gradients in the field `queue`, which may hold them beside those of scales."""
+    if isinstance(queue, Mapping):  # nnx makes dicts of named tuples
+        return queue.get("held", queue)
+    return getattr(queue, "held", queue)

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from common import rings
 from flax import linen, nnx
 from flax.training.train_state import TrainState
 from jax.sharding import AxisType, NamedSharding
@@ -98,7 +99,12 @@ def test_nnx_vmapped_layers(variant):
                 assert {s.data.size for s in leaf.addressable_shards} == {leaf.size // 8}
         spec = nnx.as_pure(nnx.get_partition_spec(nnx.state(optimizer.opt_state)))[0]
         if "queue" in spec:
-            assert norm(spec["queue"]["layers"]["linear"]["kernel"]) == (None, None, "x", "y")
+            assert norm(rings(spec["queue"])["layers"]["linear"]["kernel"]) == (
+                None,
+                None,
+                "x",
+                "y",
+            )
 
 
 class Scanned(linen.Module):
@@ -149,7 +155,7 @@ def test_linen_scanned_layers_in_a_train_state(variant):
         state = jax.jit(init, out_shardings=shardings)(jax.random.key(0))
         inner = state.opt_state[0]
         if inner.queue is not None:
-            ring = linen.unbox(inner.queue)["layers"]["Dense_0"]["kernel"]
+            ring = linen.unbox(rings(inner.queue))["layers"]["Dense_0"]["kernel"]
             assert ring.sharding.spec == P(None, None, "x", "y")
             assert {s.data.size for s in ring.addressable_shards} == {ring.size // 8}
         sharded_step = jax.jit(step, donate_argnums=0, out_shardings=shardings)
@@ -197,6 +203,6 @@ def test_equinox_modules(variant):
         np.testing.assert_allclose(layer.weight, want.weight, rtol=2e-5, atol=1e-6)
     assert model.activation is alone.activation
     if state[0].queue is not None:
-        for ring in jax.tree.leaves(state[0].queue):
+        for ring in jax.tree.leaves(rings(state[0].queue)):
             assert ring.sharding.spec[0] is None
             assert max(s.data.size for s in ring.addressable_shards) < ring.size
