@@ -11,12 +11,12 @@ import optax
 from jax.typing import ArrayLike, DTypeLike
 
 from adashift_optax import _checks
-from adashift_optax._blocks import AxisName, BlockAxes, Factored, Phi, make_blocks
+from adashift_optax._blocks import PHIS, AxisName, BlockAxes, Phi, make_blocks
 from adashift_optax._clock import Clock
 from adashift_optax._delay import DelayLine
 from adashift_optax._first import FirstMoment, Hopping, Latest, Sliding
 from adashift_optax._layout import like, plain
-from adashift_optax._numbers import accumulator_dtype, narrowed, rescaled
+from adashift_optax._numbers import narrowed, rescaled, widened
 from adashift_optax._queue import NarrowQueue, NoQueue, Queue
 from adashift_optax._second import OfBlocks, OfElements, OfSegments, SecondMoment
 
@@ -70,7 +70,7 @@ class ScaleByAdashiftState(NamedTuple):
 
 
 def scale_by_adashift(
-    n: int = N,
+    n: int | None = None,
     b1: ArrayLike = B1,
     b2: ArrayLike = B2,
     eps: ArrayLike = EPS,
@@ -99,7 +99,7 @@ def scale_by_adashift(
     Returns:
       An ``optax.GradientTransformationExtraArgs`` whose state is a :class:`ScaleByAdashiftState`.
     """
-    n = _checks.check_n(n)
+    n = _checks.check_n(N if n is None else n)
     b1 = _checks.check_number("b1", b1, 0, 1, "Pass e.g. b1=0.9.")
     b2 = _checks.check_number("b2", b2, 0, 1, "Pass e.g. b2=0.999.")
     eps = _checks.check_number("eps", eps, 0, math.inf, "Pass e.g. eps=1e-10.")
@@ -120,7 +120,8 @@ def _parts(
     queue_dtype: DTypeLike | None,
 ) -> tuple[Clock, NoQueue, FirstMoment, SecondMoment]:
     """The parts that these arguments choose. `keeps_mean`: m_t is more than g_t."""
-    _checks.check_choice("phi", phi, ("max", "mean", "none", "factored"), or_callable=True)
+    if not callable(phi):
+        _checks.check_choice("phi", phi, PHIS)
     _checks.check_choice("window", window, tuple(WINDOWS))
     block_axes = _checks.check_block_axes(block_axes)
     _checks.check_axis_name(axis_name, phi, block_axes)
@@ -131,8 +132,7 @@ def _parts(
     if phi == "none":
         second = of_elements(n)
     else:
-        blocks = Factored() if phi == "factored" else make_blocks(phi, block_axes, axis_name)
-        second = OfBlocks(n, blocks)
+        second = OfBlocks(n, make_blocks(phi, block_axes, axis_name))
     if not (first.reads_queue or second.reads_queue):
         queue = NoQueue(n)
     elif dtype is None:
@@ -179,10 +179,10 @@ class AdaShift:
         params: optax.Params | None = None,
         **extra_args: object,
     ) -> tuple[optax.Updates, ScaleByAdashiftState]:
-        del params, extra_args
-        known = _checks.check_kind(state, ScaleByAdashiftState, self.clock.kind)
+        del extra_args
+        known = _checks.check_state(state, ScaleByAdashiftState)
         given, old = plain(updates, known, self.init)
-        g = jax.tree.map(lambda x: x.astype(accumulator_dtype(x)), given)
+        g = jax.tree.map(widened, given)
         clock, now = self.clock.step(old.clock, old.count)
 
         # What enters the window, g_t as the queue can hold it, and what leaves it: g_{t-n}
@@ -199,6 +199,5 @@ class AdaShift:
         # u_t = m_t / (sqrt(vhat_t) + eps)
         scale, clip = self.second.scales(vhat, self.eps, g), self.clip_at(old.count)
         u = jax.tree.map(lambda m, s: rescaled(m, s, clip), m, scale)
-        u = jax.tree.map(lambda u, g: narrowed(u, g.dtype), u, given)
         new = ScaleByAdashiftState(now.t, clock, mu, nu, queue, nu_queue)
-        return like(updates, u), like(known, new)
+        return narrowed(like(updates, u), updates, params), like(known, new)

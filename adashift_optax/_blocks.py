@@ -7,6 +7,7 @@ import abc
 import dataclasses
 import math
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Generic, Literal, TypeVar
 
 import jax
@@ -40,9 +41,9 @@ def largest(x: jax.Array, axes: tuple[int, ...] | None) -> jax.Array:
     return jnp.max(x, axes) if x.size else jnp.sum(x, axes)
 
 
-# A phi that a name stands for: what it makes of squares over some axes, and how shards of one block
-# make the whole.
+# What a name stands for: phi over some axes of the squares, and over the shards of one block.
 REDUCTIONS = {"max": (largest, jax.lax.pmax), "mean": (mean, jax.lax.pmean)}
+PHIS = (*REDUCTIONS, "none", "factored")
 
 
 Cells = TypeVar("Cells")
@@ -62,9 +63,14 @@ class Blocks(abc.ABC, Generic[Cells]):
     def reduce(self, g: Updates, like: Cells) -> Cells:
         """Phi of the squares of `g` in each block: cells of the dtypes of `like`."""
 
-    @abc.abstractmethod
+    def spread(self, cells: Cells, like: Updates) -> Updates:
+        """What of `cells` belongs to each leaf: a tree like `like` that broadcasts to it."""
+        del like
+        return cells  # pyright: ignore[reportReturnType]
+
     def scales(self, vhat: Cells, eps: ArrayLike, like: Updates) -> Updates:
         """1 / (sqrt(vhat) + eps), 0 where vhat is 0: a tree like `like` that broadcasts to it."""
+        return self.spread(jax.tree.map(lambda v: inverse_root(v, eps), vhat), like)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,20 +102,15 @@ class WholeLeaves(Blocks[Vectors]):
         )
         if self.axis_name is None:
             return cells
-        with _checks.axis_names(self.axis_name):
-            return REDUCTIONS[str(self.phi)][1](cells, self.axis_name)
+        return REDUCTIONS[str(self.phi)][1](cells, self.axis_name)
 
     def spread(self, cells: Vectors, like: Updates) -> Updates:
-        """A tree like `like`, of scalars."""
         leaves, treedef = jax.tree.flatten(like)
 
         def cell(i: int) -> jax.Array:
             return jax.lax.index_in_dim(cells[i // GROUP], i % GROUP, keepdims=False)
 
         return treedef.unflatten([cell(i) for i in range(len(leaves))])
-
-    def scales(self, vhat: Vectors, eps: ArrayLike, like: Updates) -> Updates:
-        return self.spread(jax.tree.map(lambda v: inverse_root(v, eps), vhat), like)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -137,14 +138,6 @@ class Axes(Blocks[Params]):
 
         return jax.tree.map(one, g, like)
 
-    def spread(self, cells: Params, like: Updates) -> Updates:
-        """A tree like `like`, of what broadcasts to its leaves."""
-        del like
-        return cells
-
-    def scales(self, vhat: Params, eps: ArrayLike, like: Updates) -> Updates:
-        return jax.tree.map(lambda v: inverse_root(v, eps), vhat)
-
 
 class Factored(Blocks[Pair]):
     """Two trees of cells: means of rows [..., rows, 1] and of columns [..., 1, columns].
@@ -153,26 +146,20 @@ class Factored(Blocks[Pair]):
     """
 
     def init(self, params: Params) -> Pair:
-        def cells(axis: int) -> Params:
-            def one(path: KeyPath, p: jax.Array) -> jax.Array:
-                if jnp.ndim(p) >= 2:
-                    return _reduced_zeros(path, p, (axis,))
-                return _reduced_zeros(path, p, () if axis == -1 else None)
+        def one(axis: int, path: KeyPath, p: jax.Array) -> jax.Array:
+            whole = () if axis == -1 else None
+            return _reduced_zeros(path, p, (axis,) if jnp.ndim(p) >= 2 else whole)
 
-            return map_leaves(one, params, with_path=True)
-
-        return cells(-1), cells(-2)
+        rows, columns = (map_leaves(partial(one, axis), params, True) for axis in (-1, -2))
+        return rows, columns
 
     def reduce(self, g: Updates, like: Pair) -> Pair:
-        def rows(x: jax.Array, c: jax.Array) -> jax.Array:
-            x = mean(squared(x), -1) if x.ndim >= 2 else squared(x)
-            return x.astype(c.dtype).reshape(c.shape)
+        def one(axis: int, x: jax.Array, c: jax.Array) -> jax.Array:
+            x = squared(x) if x.ndim < 2 else mean(squared(x), axis)
+            return jnp.zeros_like(c) if x.size != c.size else x.astype(c.dtype).reshape(c.shape)
 
-        def columns(x: jax.Array, c: jax.Array) -> jax.Array:
-            x = mean(squared(x), -2) if x.ndim >= 2 else jnp.zeros([])
-            return x.astype(c.dtype).reshape(c.shape)
-
-        return jax.tree.map(rows, g, like[0]), jax.tree.map(columns, _apart_on_cpu(g), like[1])
+        rows = jax.tree.map(partial(one, -1), g, like[0])
+        return rows, jax.tree.map(partial(one, -2), _apart_on_cpu(g), like[1])
 
     def scales(self, vhat: Pair, eps: ArrayLike, like: Updates) -> Updates:
         # vhat = rows x columns / mean(rows), which is Adafactor's.
@@ -192,8 +179,10 @@ def make_blocks(
     block_axes: BlockAxes,
     axis_name: AxisName,
     of: Callable[[jax.Array], jax.Array] = squared,
-) -> WholeLeaves | Axes:
-    """The blocks of these arguments, but for phi "factored"."""
+) -> Blocks:
+    """The blocks of these arguments, of which `phi` is not "none"."""
+    if phi == "factored":
+        return Factored()
     return WholeLeaves(phi, axis_name, of) if block_axes is None else Axes(phi, block_axes, of)
 
 

@@ -44,7 +44,7 @@ def plain(updates: Updates, state: State, init: Callable[[Params], State]) -> tu
     """
     (leaves, tree), (kept, kept_tree) = jax.tree.flatten(updates), jax.tree.flatten(state)
     layout = _layout(init, tree, _kinds(leaves), kept_tree, _kinds(kept))
-    return layout.updates.unflatten(map(jnp.asarray, leaves)), layout.state.unflatten(kept)
+    return layout.updates.unflatten(leaves), layout.state.unflatten(kept)
 
 
 def like(tree: Tree, other: Tree) -> Tree:

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
+from optax import Params, Updates
 
 # For what is done to one leaf: without an outer jit one call instead of one for each operation; in
 # one, nothing but a trace that is made once for each shape.
@@ -93,8 +94,29 @@ def clipped(u: jax.Array, limit: jax.Array) -> jax.Array:
     return u * jnp.where(large, limit / jnp.where(large, size, 1), 1).astype(u.dtype)
 
 
-@partial(inlined, static_argnames="dtype")
-def narrowed(u: jax.Array, dtype: jnp.dtype) -> jax.Array:
+def widened(x: ArrayLike) -> jax.Array:
+    """`x` in float32 or wider, if it is a float or complex number."""
+    x = jnp.asarray(x)
+    return x.astype(accumulator_dtype(x)) if jnp.issubdtype(x.dtype, jnp.inexact) else x
+
+
+def narrowed(u: Updates, updates: Updates, params: Params | None) -> Updates:
+    """`u`, whose leaves are wide, in the dtypes that an optimizer gives its updates.
+
+    That is the wider of the gradient's and, where `params` are given for all of `updates`, the
+    parameter's, as in ``optax.adam``.
+    """
+    leaves, tree = jax.tree.flatten(u)
+    given, theirs = jax.tree.leaves(updates), jax.tree.leaves(params)
+    if len(theirs) != len(given):
+        theirs = given
+    with jax.numpy_dtype_promotion("standard"):
+        dtypes = map(jnp.promote_types, map(jnp.result_type, given), map(jnp.result_type, theirs))
+    return tree.unflatten(map(_narrowed, leaves, dtypes))
+
+
+@partial(inlined, static_argnums=1)
+def _narrowed(u: jax.Array, dtype: jnp.dtype) -> jax.Array:
     """`u` in `dtype`, of which a finite one becomes at most the largest number."""
     info, wide = jnp.finfo(dtype), jnp.finfo(u.dtype)
     if info.max >= wide.max:

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax.custom_derivatives import SymbolicZero
 from optax import OptState, Params, Updates
 
-from adashift_optax._blocks import Axes, WholeLeaves
+from adashift_optax._blocks import Blocks
 from adashift_optax._delay import DelayLine, after
 from adashift_optax._numbers import accumulator_dtype, inlined
 
@@ -84,7 +84,7 @@ class NarrowQueue(Queue):
     """
 
     dtype: jnp.dtype
-    peaks: WholeLeaves | Axes
+    peaks: Blocks
 
     @property
     def held_as(self) -> str:
