@@ -192,8 +192,7 @@ def check_scalar(name: str, value: Any, remedy: str) -> Any:
     """`value`, which may be traced, is one real number, and finite if it is known."""
     real = isinstance(value, (jax.Array, np.ndarray, np.number, int, float))
     if not real or isinstance(value, bool) or jnp.shape(value) or jnp.iscomplexobj(value):
-        what = f"{jnp.result_type(value)}{list(jnp.shape(value))}" if real else repr(value)
-        raise TypeError(f"{name} must be a real scalar; got {what}. {remedy}")
+        raise TypeError(f"{name} must be a real scalar; got {value!r}. {remedy}")
     if not isinstance(value, Tracer) and not np.isfinite(value):
         raise ValueError(f"{name} must be finite; got {value!r}. {remedy}")
     return value

@@ -167,7 +167,7 @@ def test_state_of_another_optimizer_or_n():
         (scale_by_adashift(10), "n=10,window=sliding,queue_dtype=None"),
         (scale_by_adashift(10, queue_dtype="float16"), "n=10,window=sliding,queue_dtype=float16"),
     ]:
-        message = f"with n=10,window=hopping,queue_dtype=None; got {name}. .*call init"
+        message = f"{name}'], where init makes .*n=10,window=hopping,queue_dtype=None.*call init"
         with pytest.raises(ValueError, match=message):
             jax.jit(tx.update)(params, other.init(params))
     # Where n, window and queue_dtype have no part in it, they do not tell states apart.
