@@ -34,15 +34,22 @@ class Leaf:
     shape: tuple[int, ...]
     dtype: str
     axes: tuple[int, ...] | None
+    params: str | None = None  # the dtype of the parameter, where the gradient has another
 
     @property
     def info(self):
-        return jnp.finfo(self.dtype)
+        return jnp.finfo(self.updates)
+
+    @property
+    def updates(self):
+        """The dtype of updates where parameters are given: the wider of the two."""
+        return np.dtype(jnp.promote_types(self.dtype, self.params or self.dtype)).name
 
     @property
     def held(self):
-        """The float type that m is computed in."""
-        return "float64" if self.dtype in ("float64", "complex128") else "float32"
+        """The float type that m is computed in, at least."""
+        wide = {"float64", "complex128"}
+        return "float64" if {self.dtype, self.params or self.dtype} <= wide else "float32"
 
 
 # What magnitudes of gradients span, in powers of 10 each way: no square, nor the ratio of two of
@@ -160,7 +167,7 @@ def gradients(tree, steps, kind, seed):
 
 
 def zeros(tree):
-    return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), tree)
+    return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.params or leaf.dtype), tree)
 
 
 def scan(tx, grads, params):
@@ -212,8 +219,8 @@ def expected(leaf, grads, n, b1, b2, eps, phi, window, clip_value=None, axes=Non
     if window == "sliding":
         left = np.array(reference.adashift(list(grads), *args, None, left_weights)[1])
         allowed, moves = allowed + float(jnp.finfo(leaf.held).eps) / 2 * left, moves | (left > 0)
-    # Rounded to the dtype of the gradients at last, denormals perhaps to 0.
-    least = leaf.info.smallest_subnormal if leaf.dtype == "float16" else leaf.info.tiny
+    # Rounded to the dtype of the updates at last, denormals perhaps to 0.
+    least = leaf.info.smallest_subnormal if leaf.updates == "float16" else leaf.info.tiny
     rounded = float(leaf.info.eps) / 2 * np.abs(want) + float(least)
     return want, np.where(moves, allowed + rounded, 0)
 
