@@ -210,7 +210,7 @@ def expected(leaf, grads, n, b1, b2, eps, phi, window, clip_value=None, axes=Non
 
     def clip(count):
         value = clip_value(count) if callable(clip_value) else clip_value
-        return largest if value is None else min(largest, float(value))
+        return largest if value is None else min(largest, max(0.0, float(value)))
 
     phi = ordered(np) if phi == "ordered" else phi
     args = n, b1, b2, eps, phi, axes
@@ -219,6 +219,12 @@ def expected(leaf, grads, n, b1, b2, eps, phi, window, clip_value=None, axes=Non
     if window == "sliding":
         left = np.array(reference.adashift(list(grads), *args, None, left_weights)[1])
         allowed, moves = allowed + float(jnp.finfo(leaf.held).eps) / 2 * left, moves | (left > 0)
+    # Where the clip cuts off much, what remains is its own value, in the direction of m.
+    size = np.abs(np.array(reference.adashift(list(grads), *args, None, window)[0]))
+    cut = (size > 2 * np.abs(want)) & (size > 2 * allowed)
+    share = np.divide(allowed, size, out=np.zeros_like(allowed), where=cut)
+    clipped = np.abs(want) * (2 * share + TOLERANCE[leaf.held])
+    allowed = np.where(cut, np.minimum(allowed, clipped), allowed)
     # Rounded to the dtype of the updates at last, denormals perhaps to 0.
     least = leaf.info.smallest_subnormal if leaf.updates == "float16" else leaf.info.tiny
     rounded = float(leaf.info.eps) / 2 * np.abs(want) + float(least)

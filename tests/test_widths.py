@@ -1,4 +1,4 @@
-"""Leaves, gradients and rates of different widths: values, dtypes, and buffers of the compiled step.
+"""Leaves, gradients and rates of different widths: values, dtypes, buffers of the compiled step.
 
 The rule, as for Optax's Adam: the state is float32 or wider. Updates have the wider of the dtypes
 of gradient and parameter (the gradient's, if no parameters are given), and are rounded to it last.
