@@ -201,10 +201,13 @@ def left_weights(n, b1, t):
     return w / sum(b1**i for i in range(n))
 
 
-def expected(leaf, grads, n, b1, b2, eps, phi, window, clip_value=None, axes=None, off=0.0):
+def expected(
+    leaf, grads, n, b1, b2, eps, phi, window, clip_value=None, axes=None, off=0.0, of=None
+):  # fmt: skip
     """The reference's updates of one leaf, [steps, *shape], and how far off ours may be.
 
     `off`: what relative error of gradients, of those in v too, may do to updates.
+    `of`: the gradients that v is made of, if a queue rounds those of m.
     """
     largest = float(leaf.info.max)  # finite gradients give finite updates
 
@@ -214,13 +217,13 @@ def expected(leaf, grads, n, b1, b2, eps, phi, window, clip_value=None, axes=Non
 
     phi = ordered(np) if phi == "ordered" else phi
     args = n, b1, b2, eps, phi, axes
-    want, scales = map(np.array, reference.adashift(list(grads), *args, clip, window))
+    want, scales = map(np.array, reference.adashift(list(grads), *args, clip, window, of))
     allowed, moves = (TOLERANCE[leaf.held] + off) * scales, scales > 0
     if window == "sliding":
-        left = np.array(reference.adashift(list(grads), *args, None, left_weights)[1])
+        left = np.array(reference.adashift(list(grads), *args, None, left_weights, of)[1])
         allowed, moves = allowed + float(jnp.finfo(leaf.held).eps) / 2 * left, moves | (left > 0)
     # Where the clip cuts off much, what remains is its own value, in the direction of m.
-    size = np.abs(np.array(reference.adashift(list(grads), *args, None, window)[0]))
+    size = np.abs(np.array(reference.adashift(list(grads), *args, None, window, of)[0]))
     cut = (size > 2 * np.abs(want)) & (size > 2 * allowed)
     share = np.divide(allowed, size, out=np.zeros_like(allowed), where=cut)
     clipped = np.abs(want) * (2 * share + TOLERANCE[leaf.held])

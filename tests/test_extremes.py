@@ -184,12 +184,14 @@ def test_what_the_queue_can_hold_is_not_changed(dtype, largest, queue, how):
     digits = np.array([1.75, 1, -0.5, 1.25, 0])
     first = np.broadcast_to(powers[:, None], (len(powers), len(digits))).astype(dtype)
     later = [jnp.asarray(powers[:, None] * digits * scale, dtype) for scale in (1, 0.5, 2)]
-    # With b2 = 0 v is the square before, a power of 2, and its root and inverse are exact.
-    tx = scale_by_adashift(1, 0, 0, 0, phi="none", block_axes=(1,), queue_dtype=queue)
+    # With b2 = 0 v is one square, a power of 2 whose root and inverse are exact; and b1 is 0, but
+    # an array, so that m is what the queue was given.
+    tx = scale_by_adashift(2, jnp.float32(0), 0, 0, phi="none", block_axes=(1,), queue_dtype=queue)
     update = jax.jit(tx.update) if how == "jit" else tx.update
     for g in later:
-        _, state = update(jnp.asarray(first), tx.init(first))
-        u, state = update(g, state)
+        state = tx.init(first)
+        for x in (first, first, g):
+            u, state = update(jnp.asarray(x), state)
         ratio = np.asarray(g) / first
         wrong = np.any(np.asarray(u) != ratio, axis=1)
         assert not np.any(wrong), f"{np.sum(wrong)} of {len(powers)} blocks"
