@@ -201,29 +201,6 @@ def test_random_combinations(part):
     assert not wrong, f"{len(wrong)} leaves, first: {wrong[:3]}"
 
 
-VARIANTS = [{"phi": phi, "window": w} for phi in cases.PHIS for w in ("sliding", "hopping")]
-
-
-@pytest.mark.parametrize("b2", [0.999, 0.9999])
-def test_the_recurrence_has_no_bias(b2):
-    """v of equal squares is that square after any number of steps; b2 v in float32 is not."""
-    g = jnp.full((3,), 0.7)
-    txs = [scale_by_adashift(4, b2=b2, **cases.library(kwargs)) for kwargs in VARIANTS]
-
-    @jax.jit
-    def run():
-        def step(states, _):
-            pairs = [tx.update(g, state) for tx, state in zip(txs, states, strict=True)]
-            return [state for _, state in pairs], None
-
-        states, _ = jax.lax.scan(step, [tx.init(g) for tx in txs], length=20_000)
-        return [tx.update(g, state)[0] for tx, state in zip(txs, states, strict=True)]
-
-    for kwargs, u in zip(VARIANTS, run(), strict=True):
-        want = 6**-0.5 if kwargs["phi"] == "ordered" else 1
-        np.testing.assert_allclose(u, want, rtol=3e-6, err_msg=str(kwargs))
-
-
 def test_a_trace_of_every_axis():
     """The programs of the fixed seed between them have every value of every static axis."""
     made = [Case(seed) for seed in range(36)]
