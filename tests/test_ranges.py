@@ -141,7 +141,7 @@ def test_a_traced_or_scheduled_clip_below_0(clip, dtype, phi):
 
 def test_a_schedule_that_falls_below_0():
     """As a linear schedule past its end does."""
-    tx = scale_by_adashift(1, clip_value=lambda count: 1.5 - 0.5 * count)
+    tx = scale_by_adashift(1, clip_value=lambda count: 1.5 - 0.5 * count.astype("float32"))
     g = jnp.ones(2)
     state, found = tx.init(g), []
     for _ in range(6):

@@ -65,9 +65,11 @@ def assert_equals_reference(tree, grads, updates, **args):
     assert not wrong
 
 
-PLAIN = [{"phi": phi, "window": w} for phi in cases.PHIS for w in ("sliding", "hopping")]
-QUEUED = [{"phi": phi, "queue_dtype": q} for phi in ("max", "none", "factored") for q in QUEUES]
-ALONE = [{"phi": "none", "b1": 0, "queue_dtype": q} for q in (None, *QUEUES)]
+WINDOWS = ("sliding", "hopping")
+PLAIN = [{"phi": phi, "window": w} for phi in ("max", "none", "factored") for w in WINDOWS]
+QUEUED = [{"phi": phi, "queue_dtype": q} for phi in ("max", "none") for q in QUEUES]
+QUEUED += [{"phi": "mean"}, {"phi": "factored", "queue_dtype": "bfloat16"}]
+ALONE = [{"phi": "none", "b1": 0, "queue_dtype": q} for q in ("float32", "bfloat16", "float16")]
 SINGLE = [{"phi": phi, "n": 1, "queue_dtype": "bfloat16"} for phi in ("max", "none")]
 
 
@@ -154,7 +156,7 @@ def test_apply_if_finite_around_a_numpy_rate():
         np.testing.assert_allclose(updates.astype(float), -0.1, rtol=2**-8)
 
 
-@pytest.mark.parametrize("rate", [1e-7, 1e-3, 10.0])
+@pytest.mark.parametrize("rate", [1e-7, 10.0])
 @pytest.mark.parametrize("make", [adashift, adashiftw])
 @pytest.mark.parametrize("narrow", ["float16", "bfloat16"])
 def test_the_rate_comes_before_the_cast(narrow, make, rate):
