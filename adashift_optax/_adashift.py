@@ -2,7 +2,6 @@
 
 import dataclasses
 import math
-from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -16,7 +15,7 @@ from adashift_optax._clock import Clock
 from adashift_optax._delay import DelayLine
 from adashift_optax._first import FirstMoment, Hopping, Latest, Sliding
 from adashift_optax._layout import like, plain
-from adashift_optax._numbers import narrowed, rescaled, widened
+from adashift_optax._numbers import accumulator_dtype, apart_on_cpu, magnitude, narrowed, rescaled
 from adashift_optax._queue import NarrowQueue, NoQueue, Queue
 from adashift_optax._second import OfBlocks, OfElements, OfSegments, SecondMoment
 
@@ -103,10 +102,10 @@ def scale_by_adashift(
     b1 = _checks.check_number("b1", b1, 0, 1, "Pass e.g. b1=0.9.")
     b2 = _checks.check_number("b2", b2, 0, 1, "Pass e.g. b2=0.999.")
     eps = _checks.check_number("eps", eps, 0, math.inf, "Pass e.g. eps=1e-10.")
-    clip_at = _checks.check_clip_value(clip_value)
+    clip = _checks.check_clip_value(clip_value)
     keeps_mean = n > 1 and not (isinstance(b1, float) and b1 == 0)  # a traced b1 is unknown
     parts = _parts(n, keeps_mean, phi, block_axes, axis_name, window, queue_dtype)
-    rule = AdaShift(*parts, b1, b2, eps, clip_at)
+    rule = AdaShift(*parts, b1, b2, eps, clip)
     return optax.GradientTransformationExtraArgs(rule.init, rule.update)
 
 
@@ -138,9 +137,11 @@ def _parts(
     elif dtype is None:
         queue = Queue(n)
     else:
-        queue = NarrowQueue(n, dtype, make_blocks("max", block_axes, axis_name, of=jnp.abs))
+        queue = NarrowQueue(n, dtype, make_blocks("max", block_axes, axis_name, of=magnitude))
+    # A state knows its window only if that has a part in it.
+    name = window if n > 1 and (keeps_mean or phi == "none") else WINDOW
+    kind = f"n={n},window={name},queue_dtype={queue.held_as}"
     hops = first.hops or second.hops
-    kind = f"n={n},window={window if hops else 'sliding'},queue_dtype={queue.held_as}"
     return Clock(kind, n, DelayLine(n).slots, hops), queue, first, second
 
 
@@ -158,10 +159,12 @@ class AdaShift:
     b1: ArrayLike = dataclasses.field(compare=False)
     b2: ArrayLike = dataclasses.field(compare=False)
     eps: ArrayLike = dataclasses.field(compare=False)
-    clip_at: Callable[[jax.Array], ArrayLike | None] = dataclasses.field(compare=False)
+    clip: optax.ScalarOrSchedule | None = dataclasses.field(compare=False)
 
     def init(self, params: optax.Params) -> ScaleByAdashiftState:
         _checks.check_params(params, self.gradients.held_as)
+        dtypes = {accumulator_dtype(p, real=True) for p in jax.tree.leaves(params)}
+        _checks.check_fits(self.clip, self.eps, sorted(dtypes, key=str))
         nu, nu_queue = self.second.init(params)
         return ScaleByAdashiftState(
             count=jnp.zeros([], jnp.int32),
@@ -181,8 +184,9 @@ class AdaShift:
     ) -> tuple[optax.Updates, ScaleByAdashiftState]:
         del extra_args
         known = _checks.check_state(state, ScaleByAdashiftState)
-        given, old = plain(updates, known, self.init)
-        g = jax.tree.map(widened, given)
+        g, old = plain(updates, known, self.init)
+        if not jax.tree.leaves(g):
+            return updates, known
         clock, now = self.clock.step(old.clock, old.count)
 
         # What enters the window, g_t as the queue can hold it, and what leaves it: g_{t-n}
@@ -193,11 +197,11 @@ class AdaShift:
 
         # v_t = b2 v_{t-1} + (1 - b2) phi(g_{t-n}^2);  vhat_t = v_t / (1 - b2^(t-n))
         kept = old.nu, old.nu_queue
-        (nu, nu_queue), vhat = self.second.step(kept, g, g_out, now, self.b2)
+        (nu, nu_queue), vhat = self.second.step(kept, apart_on_cpu(g), g_out, now, self.b2)
         queue = self.gradients.after(queue, nu)
 
         # u_t = m_t / (sqrt(vhat_t) + eps)
-        scale, clip = self.second.scales(vhat, self.eps, g), self.clip_at(old.count)
+        scale, clip = self.second.scales(vhat, self.eps, g), _checks.clip_at(self.clip, old.count)
         u = jax.tree.map(lambda m, s: rescaled(m, s, clip), m, scale)
         new = ScaleByAdashiftState(now.t, clock, mu, nu, queue, nu_queue)
         return narrowed(like(updates, u), updates, params), like(known, new)

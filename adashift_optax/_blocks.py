@@ -12,15 +12,16 @@ from typing import Generic, Literal, TypeVar
 
 import jax
 import jax.numpy as jnp
-from jax.core import Tracer
 from jax.tree_util import KeyPath
 from jax.typing import ArrayLike
 from optax import Params, Updates
 
 from adashift_optax import _checks
-from adashift_optax._boxes import map_leaves, zeros_like
+from adashift_optax._boxes import map_leaves, map_to_others, zeros_like
 from adashift_optax._numbers import (
     accumulator_dtype,
+    apart_on_cpu,
+    exponent,
     inverse_root,
     inverse_root_of_product,
     mean,
@@ -41,8 +42,14 @@ def largest(x: jax.Array, axes: tuple[int, ...] | None) -> jax.Array:
     return jnp.max(x, axes) if x.size else jnp.sum(x, axes)
 
 
+def mean_of_shards(cells: tuple[jax.Array, ...], axis_name: AxisName) -> tuple[jax.Array, ...]:
+    """``jax.lax.pmean``, whose sum could overflow."""
+    shards = jax.lax.axis_size(axis_name)
+    return jax.lax.psum(tuple(c / shards for c in cells), axis_name)
+
+
 # What a name stands for: phi over some axes of the squares, and over the shards of one block.
-REDUCTIONS = {"max": (largest, jax.lax.pmax), "mean": (mean, jax.lax.pmean)}
+REDUCTIONS = {"max": (largest, jax.lax.pmax), "mean": (mean, mean_of_shards)}
 PHIS = (*REDUCTIONS, "none", "factored")
 
 
@@ -87,8 +94,8 @@ class WholeLeaves(Blocks[Vectors]):
 
     def init(self, params: Params) -> Vectors:
         leaves = jax.tree.leaves(params)
-        if not leaves:  # a leaf for any number of vectors, as optax.tree.map_params wants it
-            return jnp.zeros([0])  # pyright: ignore[reportReturnType]
+        if not leaves:  # as map_to_others does
+            return jnp.zeros([])  # pyright: ignore[reportReturnType]
         dtype = widest(accumulator_dtype(p, real=True) for p in leaves)
         return tuple(jnp.zeros([len(group)], dtype) for group in _groups(leaves))
 
@@ -128,7 +135,7 @@ class Axes(Blocks[Params]):
                 axes = axes(path, jax.ShapeDtypeStruct(jnp.shape(p), jnp.result_type(p)))
             return _reduced_zeros(path, p, axes)
 
-        return map_leaves(cells, params, with_path=True)
+        return map_to_others(cells, params, with_path=True)
 
     def reduce(self, g: Updates, like: Params) -> Params:
         def one(x: jax.Array, c: jax.Array) -> jax.Array:
@@ -150,7 +157,7 @@ class Factored(Blocks[Pair]):
             whole = () if axis == -1 else None
             return _reduced_zeros(path, p, (axis,) if jnp.ndim(p) >= 2 else whole)
 
-        rows, columns = (map_leaves(partial(one, axis), params, True) for axis in (-1, -2))
+        rows, columns = (map_to_others(partial(one, axis), params, True) for axis in (-1, -2))
         return rows, columns
 
     def reduce(self, g: Updates, like: Pair) -> Pair:
@@ -159,15 +166,17 @@ class Factored(Blocks[Pair]):
             return jnp.zeros_like(c) if x.size != c.size else x.astype(c.dtype).reshape(c.shape)
 
         rows = jax.tree.map(partial(one, -1), g, like[0])
-        return rows, jax.tree.map(partial(one, -2), _apart_on_cpu(g), like[1])
+        return rows, jax.tree.map(partial(one, -2), apart_on_cpu(g), like[1])
 
     def scales(self, vhat: Pair, eps: ArrayLike, like: Updates) -> Updates:
         # vhat = rows x columns / mean(rows), which is Adafactor's.
         def one(rows: jax.Array, columns: jax.Array) -> jax.Array:
             if rows.ndim < 2:
                 return inverse_root(rows, eps)
+            # The ratio first, because products may underflow; of numbers near 1, because XLA makes
+            # a quotient a product with a reciprocal, which may underflow too.
+            rows = jnp.ldexp(rows, -exponent(jnp.max(rows, -2, keepdims=True, initial=0)))
             of_rows = mean(rows, -2)[..., None, :]
-            # The ratio first, lest products underflow.
             share = jnp.where(of_rows > 0, rows / jnp.where(of_rows > 0, of_rows, 1), 0)
             return inverse_root_of_product(share, columns, eps)
 
@@ -193,17 +202,6 @@ def real_zeros(params: Params) -> Params:
 
 def _groups(leaves: Sequence[jax.Array]) -> list[Sequence[jax.Array]]:
     return [leaves[i : i + GROUP] for i in range(0, len(leaves), GROUP)]
-
-
-def _apart_on_cpu(g: Updates) -> Updates:
-    """`g` behind a barrier in programs compiled for CPU.
-
-    XLA on CPU would else see two readers of one square, and store all squares for them. On GPU and
-    TPU both readers become one kernel, unless a barrier keeps them apart.
-    """
-    if not any(isinstance(x, Tracer) for x in jax.tree.leaves(g)):
-        return g
-    return jax.lax.platform_dependent(g, cpu=jax.lax.optimization_barrier, default=lambda g: g)
 
 
 def _reduced_zeros(path: KeyPath, p: jax.Array, axes: Sequence[int] | None) -> jax.Array:

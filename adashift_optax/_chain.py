@@ -39,7 +39,7 @@ def scale_by_rate(learning_rate: optax.ScalarOrSchedule) -> optax.GradientTransf
         return optax.scale_by_learning_rate(
             lambda count: _checks.check_scalar("learning_rate", rates(count), remedy)
         )
-    rate = _checks.check_scalar("learning_rate", learning_rate, remedy)
+    rate = _checks.check_number("learning_rate", learning_rate, -math.inf, math.inf, remedy, True)
     return optax.scale_by_learning_rate(rate)
 
 
@@ -48,11 +48,11 @@ def add_decay(weight_decay: optax.ScalarOrSchedule, mask: Any) -> optax.Gradient
     if not callable(weight_decay):
         remedy = "Pass e.g. weight_decay=1e-4."
         weight_decay = _checks.check_number("weight_decay", weight_decay, 0, math.inf, remedy)
-    if isinstance(mask, bool | np.bool_ | jax.Array):
-        raise TypeError(
+    if isinstance(mask, bool | np.bool_ | jax.Array) and isinstance(weight_decay, jax.Array):
+        raise TypeError(  # optax.inject_hyperparams has called a mask as if it were a schedule
             "mask must be None, a tree of bools like the parameters or a callable that makes one; "
-            f"got {mask!r}, which would decay all or nothing. Under optax.inject_hyperparams list "
-            'a callable mask in static_args: (*STATIC_ARGS, "mask").'
+            f"got {mask!r}, with a weight_decay that is an array. Under optax.inject_hyperparams "
+            'list a callable mask in static_args: (*STATIC_ARGS, "mask").'
         )
     decay = optax.add_decayed_weights(weight_decay)
 

@@ -6,7 +6,7 @@ with a message that can be understood, is not checked here.
 
 import math
 import numbers
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, TypeVar
 
 import jax
@@ -44,25 +44,29 @@ def check_n(n: Any) -> int:
     return int(n)
 
 
-def check_number(name: str, value: Any, low: float, high: float, remedy: str) -> Any:
-    """`value` in [low, high) and finite in float32: a float, or an array if it is one."""
+def check_number(
+    name: str, value: Any, low: float, high: float, remedy: str, narrow: bool = False
+) -> Any:
+    """`value` in [low, high) and finite, also when rounded: a float, or an array if it is one.
+
+    It may be of any width if it is used by itself (`narrow`).
+    """
     dtype, array = dtype_of(value), isinstance(value, (jax.Array, np.ndarray))
     whole = jnp.issubdtype(dtype, jnp.integer)
     if np.shape(value) or not (whole or jnp.issubdtype(dtype, jnp.floating)):
         raise TypeError(f"{name} must be a real scalar; got {value!r}. {remedy}")
-    if array and dtype in (jnp.bfloat16, jnp.float16):
+    if array and not narrow and dtype in (jnp.bfloat16, jnp.float16):
         raise ValueError(
             f"{name} must be float32 or wider; got {dtype}, which rounds 0.999 to 1 or 1e-10 to 0. "
             "Under optax.inject_hyperparams pass hyperparam_dtype=jnp.float32."
         )
     if isinstance(value, Tracer):
         return value.astype(float) if whole else value  # inject_hyperparams makes ints of b1=0
-    with np.errstate(over="ignore"):
-        fits = low <= float(value) < high and np.isfinite(np.float32(value))
-    if not fits:
-        rule = f"in [{low:g}, {high:g})" if math.isfinite(high) else f"finite and >= {low:g}"
+    if not low <= float(value) < high or not np.isfinite(rounded(value, jnp.result_type(float))):
+        rule = f"in [{low:g}, {high:g})" if math.isfinite(high) else "finite"
+        rule += f" and >= {low:g}" if math.isinf(high) and math.isfinite(low) else ""
         raise ValueError(f"{name} must be {rule}; got {value!r}. {remedy}")
-    return jnp.asarray(value, float if whole else dtype) if array else float(value)
+    return jnp.asarray(value, float if whole else None) if array else float(value)
 
 
 def check_choice(name: str, value: Choice, choices: Sequence[str]) -> Choice:
@@ -73,19 +77,45 @@ def check_choice(name: str, value: Choice, choices: Sequence[str]) -> Choice:
     return value
 
 
-def check_clip_value(value: Any) -> Callable[[jax.Array], ArrayLike | None]:
-    """`value`, None, a positive number or a schedule, as a schedule."""
-    remedy = "Pass e.g. clip_value=1.0, or None."
-    if callable(value):
-        return lambda count: check_scalar("clip_value", value(count), remedy)
-    if value is not None:
-        value = check_number("clip_value", value, 0, math.inf, remedy)
-        if not isinstance(value, Tracer) and np.float32(value) == 0:
+CLIP_REMEDY = "Pass e.g. clip_value=1.0, or None."
+
+
+def check_clip_value(value: Any) -> Any:
+    """`value`, None, a positive number or a schedule."""
+    if value is None or callable(value):
+        return value
+    value = check_number("clip_value", value, 0, math.inf, CLIP_REMEDY)
+    check_fits(value, 0.0, [jnp.result_type(float)])
+    return value
+
+
+def clip_at(value: Any, count: jax.Array) -> ArrayLike | None:
+    """What `clip_value` is after `count` updates."""
+    return check_scalar("clip_value", value(count), CLIP_REMEDY) if callable(value) else value
+
+
+def check_fits(clip: Any, eps: ArrayLike, dtypes: Sequence[jnp.dtype]) -> None:
+    """`clip_value` is not 0, nor `eps` infinite, in the dtypes of the leaves they are used for."""
+    for dtype in dtypes:
+        if not isinstance(eps, Tracer) and not np.isfinite(rounded(eps, dtype)):
             raise ValueError(
-                "clip_value must be > 0 in float32, for 0 would clip every update to nothing; got "
-                f"{value!r}. {remedy}"
+                f"eps must be finite in {dtype}, the dtype of a leaf's v; got {eps!r}. Pass e.g. "
+                "eps=1e-10."
             )
-    return lambda count: value
+        known = clip is not None and not callable(clip) and not isinstance(clip, Tracer)
+        if (
+            known and rounded(clip, dtype) < jnp.finfo(dtype).tiny
+        ):  # below, processors take it for 0
+            raise ValueError(
+                f"clip_value must be at least {jnp.finfo(dtype).tiny}, the smallest {dtype}, for 0 "
+                f"would clip every update to nothing; got {clip!r}. {CLIP_REMEDY}"
+            )
+
+
+def rounded(value: Any, dtype: jnp.dtype) -> np.ndarray:
+    """A known number in `dtype`; too large, it is infinite."""
+    with np.errstate(over="ignore", under="ignore"):
+        return np.asarray(float(value)).astype(dtype)
 
 
 def check_block_axes(block_axes: Any) -> Any:
@@ -189,12 +219,10 @@ def check_params(params: Any, queue_dtype: str | None) -> None:
 
 
 def check_scalar(name: str, value: Any, remedy: str) -> Any:
-    """`value`, which may be traced, is one real number, and finite if it is known."""
+    """`value`, which a schedule has given, is one real number."""
     real = isinstance(value, (jax.Array, np.ndarray, np.number, int, float))
     if not real or isinstance(value, bool) or jnp.shape(value) or jnp.iscomplexobj(value):
         raise TypeError(f"{name} must be a real scalar; got {value!r}. {remedy}")
-    if not isinstance(value, Tracer) and not np.isfinite(value):
-        raise ValueError(f"{name} must be finite; got {value!r}. {remedy}")
     return value
 
 

@@ -235,8 +235,11 @@ BAD = {
         r"params must have the shapes .*got \[1, 4\] at \['a'\] for an update of \[3, 4\]",
     ),
     "params of other names": (decayed(RENAMED), V, "different pytree metadata"),  # JAX's
-    "mask True": (decayed(TREE, mask=True), T, r"mask must be .*got True.*\(\*STATIC_ARGS, .mask"),
-    "mask array": (decayed(TREE, mask=jnp.array(False)), T, r"mask must be .*got Array\(False"),
+    "mask called": (
+        decayed(TREE, mask=True, weight_decay=jnp.float32(0.1)),
+        T,
+        r"mask must be .*got True.*\(\*STATIC_ARGS, .mask",
+    ),
     "mask of other names": (decayed(TREE, mask={"c": True}), V, "different numbers of pytree"),
     "decay text": (decayed(TREE, weight_decay="1"), T, "weight_decay must be a real scalar.*'1'"),
     "decay NaN": (decayed(TREE, weight_decay=np.nan), V, "weight_decay must be finite.*got nan"),
