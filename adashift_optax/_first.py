@@ -16,7 +16,14 @@ from optax import Params, Updates
 
 from adashift_optax._boxes import map_leaves, zeros_like
 from adashift_optax._clock import Step
-from adashift_optax._numbers import accumulator_dtype, bounded, inlined, one_minus_power, widened
+from adashift_optax._numbers import (
+    accumulator_dtype,
+    bounded,
+    inlined,
+    one_minus,
+    one_minus_power,
+    widened,
+)
 
 Mu = TypeVar("Mu")  # the field `mu` of the state
 Pair = tuple[Params, Params]
@@ -128,9 +135,7 @@ class Hopping(FirstMoment[Pair]):
         def weights(dtype: jnp.dtype) -> tuple[jax.Array, jax.Array]:
             dtype = jnp.finfo(dtype).dtype  # the real one
             now, before = (one_minus_power(b1, k, dtype) for k in (since + 1, since))
-            # Not 1 - b1 in `dtype`, which would lose the digits of a b1 near 1.
-            keep, enter = (jnp.asarray(w, dtype) for w in (b1, 1 - b1))
-            return keep * before / now, enter / now
+            return jnp.asarray(b1, dtype) * before / now, one_minus(b1, dtype) / now
 
         return jax.tree.map(lambda mean, g: _grown(mean, g, fresh, *weights(mean.dtype)), mean, g)
 

@@ -97,12 +97,20 @@ def inverse_root_of_product(x: jax.Array, y: jax.Array, eps: ArrayLike) -> jax.A
     return jnp.where(known, 1 / product, 0)
 
 
-def one_minus_power(b: ArrayLike, k: jax.Array, dtype: jnp.dtype) -> jax.Array:
+def one_minus(b: ArrayLike, dtype: jnp.dtype) -> jax.Array:
+    """1 - b, which loses the digits of a b near 1 unless b is as wide as it is given."""
+    if isinstance(b, float):
+        return jnp.asarray(1 - b, dtype)
+    b = jnp.asarray(b)
+    return (1 - b.astype(widest([b.dtype, dtype]))).astype(dtype)
+
+
+def one_minus_power(b: ArrayLike, k: ArrayLike, dtype: jnp.dtype) -> jax.Array:
     """1 - b^k, with an exponent of at least 1.
 
     By expm1, because 1 - b^k loses 5 digits in float32 for b = 0.999 and small k.
     """
-    log_b = np.log(b) if isinstance(b, float) and b else jnp.log1p(jnp.asarray(b) - 1)
+    log_b = np.log(b) if isinstance(b, float) and b else jnp.log1p(-one_minus(b, dtype))
     return -jnp.expm1(jnp.maximum(k, 1).astype(dtype) * jnp.asarray(log_b, dtype))
 
 
@@ -170,7 +178,8 @@ def narrowed(u: Updates, updates: Updates, params: Params | None) -> Updates:
     if len(theirs) != len(given):
         theirs = given
     with jax.numpy_dtype_promotion("standard"):
-        dtypes = map(jnp.promote_types, map(jnp.result_type, given), map(jnp.result_type, theirs))
+        pairs = zip(map(jnp.result_type, given), map(jnp.result_type, theirs), strict=True)
+        dtypes = [jnp.promote_types(*pair) for pair in pairs]
     return tree.unflatten(map(_narrowed, leaves, dtypes))
 
 

@@ -2,7 +2,7 @@
 
 import abc
 import dataclasses
-from functools import partial
+from functools import cache, partial
 from typing import ClassVar, Generic, TypeVar
 
 import jax
@@ -116,33 +116,46 @@ class OfSegments(SecondMoment[Segments]):
         self, kept: Segments, g: Updates, g_out: Updates | None, now: Step, b2: ArrayLike
     ) -> tuple[Segments, OptState]:
         (nu, (first, second)), half, phase = kept, self.n // 2, now.phase
-        starts, losses = (phase == 0, phase == half), (1 - b2**half, 1 - b2 ** (self.n - half))
-        nu = jax.tree.map(partial(_joined, starts, losses), nu, first, second)
-        first = jax.tree.map(partial(_grown, starts[0], phase < half, 1 - b2), first, g, nu)
-        second = jax.tree.map(partial(_grown, starts[1], phase >= half, 1 - b2), second, g, nu)
+        starts, current = (phase == 0, phase == half), (phase < half, phase >= half)
+        weight = cache(partial(one_minus, b2))
+
+        @cache
+        def losses(dtype: jnp.dtype) -> tuple[jax.Array, ...]:
+            return tuple(one_minus_power(b2, k, dtype) for k in (half, self.n - half))
+
+        nu = jax.tree.map(lambda v, *x: _joined(v, *x, starts, losses(v.dtype)), nu, first, second)
+
+        def grown(segment: Params, i: int) -> Params:
+            when = starts[i], current[i]
+            return jax.tree.map(lambda *x: _grown(*x, *when, weight(x[-1].dtype)), segment, g, nu)
+
+        first, second = grown(first, 0), grown(second, 1)
         in_v = now.t - 1 - phase - jnp.where(phase < half, self.n - half, 0)
         return (nu, (first, second)), _times(nu, _correction(nu, b2, in_v))
 
 
 @inlined
 def _joined(
-    starts: tuple[jax.Array, ...], losses: tuple[ArrayLike, ...], v: jax.Array, *segments: jax.Array
+    v: jax.Array,
+    first: jax.Array,
+    second: jax.Array,
+    starts: tuple[jax.Array, ...],
+    losses: tuple[jax.Array, ...],
 ) -> jax.Array:
     """`v` with the segment that starts anew, for whose squares it loses a share."""
-    for start, loss, segment in zip(starts, losses, segments, strict=True):
-        joined = (v - jnp.asarray(loss, v.dtype) * v) + segment
-        v = jax.lax.select(start, joined, v)
+    for segment, start, loss in zip((first, second), starts, losses, strict=True):
+        v = jax.lax.select(start, (v - loss * v) + segment, v)
     return v
 
 
 @inlined
 def _grown(
-    start: jax.Array,
-    current: jax.Array,
-    a: ArrayLike,
     segment: jax.Array,
     g: jax.Array,
     v: jax.Array,
+    start: jax.Array,
+    current: jax.Array,
+    a: jax.Array,
 ) -> jax.Array:
     """`segment`, emptied if it is to `start`, with the squares of `g` if it is the `current` one.
 
@@ -158,19 +171,19 @@ def _grown(
 def _averaged(v: OptState, x: OptState, b2: ArrayLike, k: jax.Array) -> tuple[OptState, OptState]:
     """The new v, of k squares of which x is the latest, and its vhat."""
     now, before = (_correction(v, b2, squares) for squares in (k, k - 1))
-    v = jax.tree.map(lambda v, x: _average(v, x, 1 - b2, before), v, x)
+    weight = cache(partial(one_minus, b2))
+    v = jax.tree.map(lambda v, x: _average(v, x, weight(v.dtype), before), v, x)
     return v, _times(v, now)
 
 
 @inlined
-def _average(v: jax.Array, x: jax.Array, a: ArrayLike, to_vhat: jax.Array) -> jax.Array:
+def _average(v: jax.Array, x: jax.Array, a: jax.Array, to_vhat: jax.Array) -> jax.Array:
     """b2 v + (1 - b2) x, where an x that is out of range counts as vhat."""
     return _decayed(v, jnp.where(in_range(x), x, v * to_vhat.astype(v.dtype)), a)
 
 
-def _decayed(v: jax.Array, x: jax.Array, a: ArrayLike) -> jax.Array:
+def _decayed(v: jax.Array, x: jax.Array, a: jax.Array) -> jax.Array:
     """b2 v + (1 - b2) x, where `a` is 1 - b2."""
-    a = jnp.asarray(a, v.dtype)
     # Not b2 * v: the rounding error of b2 = 0.999 in float32 would bias v.
     return (v - a * v) + a * x
 

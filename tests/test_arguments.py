@@ -37,7 +37,7 @@ BAD = {
         "queue_dtype must be None or .*int8",
     ),
     "n huge": (dict(n=10**6), ValueError, "n must be .* 46340.*got 1000000"),
-    "clip zero": (dict(clip_value=0), ValueError, "clip_value must be > 0.*got 0"),
+    "clip zero": (dict(clip_value=0), ValueError, "clip_value must be at least .*got 0"),
     "clip negative": (dict(clip_value=-1.0), ValueError, "clip_value must be .*got -1.0"),
     "clip text": (dict(clip_value="1"), TypeError, "clip_value must be a real scalar; got '1'"),
 }

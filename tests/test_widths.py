@@ -233,7 +233,7 @@ def test_a_donated_step_upcasts_no_whole_gradient(params, grads):
     ("params", "grads", "limit"), [("float32", "float16", 4.6), ("complex64", "complex64", 12.6)]
 )
 def test_what_xla_on_cpu_stores_all_the_same(params, grads, limit):
-    """Its reductions read no float16, and it keeps real and imaginary parts; Adam's are 17 bytes."""
+    """Its reductions read no float16, and it keeps real and imaginary parts, for Adam 17 bytes."""
     for kwargs in VARIANTS.values():
         if not ("queue_dtype" in kwargs and params == "complex64"):
             assert temporary_bytes(scale_by_adashift(10, **kwargs), params, grads) < limit
