@@ -17,6 +17,7 @@ from adashift_optax._numbers import (
     in_range,
     inlined,
     inverse_root,
+    one_minus,
     one_minus_power,
     squared,
     widest,
