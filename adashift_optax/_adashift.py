@@ -189,11 +189,11 @@ class AdaShift:
             return updates, known
         clock, now = self.clock.step(old.clock, old.count)
 
-        # What enters the window, g_t as the queue can hold it, and what leaves it: g_{t-n}
+        # What enters the queue, g_t as a slot can hold it, and what leaves it: g_{t-n}
         queue, g_in, g_out = self.gradients.push(old.queue, g, now.slot)
 
         # m_t = sum_{i<n} b1^i g_{t-i} / sum_{i<n} b1^i
-        mu, m = self.first.step(old.mu, g_in, g_out, now, self.b1)
+        mu, m = self.first.step(old.mu, g, g_in, g_out, now, self.b1)
 
         # v_t = b2 v_{t-1} + (1 - b2) phi(g_{t-n}^2);  vhat_t = v_t / (1 - b2^(t-n))
         kept = old.nu, old.nu_queue

@@ -49,9 +49,9 @@ class FirstMoment(abc.ABC, Generic[Mu]):
 
     @abc.abstractmethod
     def step(
-        self, mu: Mu, g_in: Updates, g_out: Updates | None, now: Step, b1: ArrayLike
+        self, mu: Mu, g: Updates, g_in: Updates, g_out: Updates | None, now: Step, b1: ArrayLike
     ) -> tuple[Mu, Updates]:
-        """The next `mu`, and m_t: after the gradients `g_in` came and `g_out` went."""
+        """The next `mu`, and m_t: after g_t came, `g_in` entered the queue and `g_out` left it."""
 
 
 class Latest(FirstMoment[None]):
@@ -61,9 +61,9 @@ class Latest(FirstMoment[None]):
         return None
 
     def step(
-        self, mu: None, g_in: Updates, g_out: Updates | None, now: Step, b1: ArrayLike
+        self, mu: None, g: Updates, g_in: Updates, g_out: Updates | None, now: Step, b1: ArrayLike
     ) -> tuple[None, Updates]:
-        return mu, jax.tree.map(widened, g_in)
+        return mu, jax.tree.map(widened, g)
 
 
 class Sliding(FirstMoment[Params]):
@@ -78,7 +78,7 @@ class Sliding(FirstMoment[Params]):
         return zeros(params)
 
     def step(
-        self, mu: Params, g_in: Updates, g_out: Updates | None, now: Step, b1: ArrayLike
+        self, mu: Params, g: Updates, g_in: Updates, g_out: Updates | None, now: Step, b1: ArrayLike
     ) -> tuple[Params, Updates]:
         weights = functools.cache(functools.partial(self._weights, b1))
 
@@ -121,7 +121,7 @@ class Hopping(FirstMoment[Pair]):
         half = self.n // 2
         first_is_older = now.phase >= half
         first, second = (
-            self._grow(mean, g_in, (now.phase + (self.n - start)) % self.n, b1)
+            self._grow(mean, g, (now.phase + (self.n - start)) % self.n, b1)
             for mean, start in zip(mu, (0, half), strict=True)
         )
         m = jax.tree.map(functools.partial(jax.lax.select, first_is_older), first, second)

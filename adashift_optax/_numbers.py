@@ -131,7 +131,7 @@ def rescaled(m: jax.Array, scale: jax.Array, clip: ArrayLike | None) -> jax.Arra
     # Of m / 2^k, whose magnitude is between 1 and 3, no step below can over- or underflow.
     unit, k = _unit(m)
     size = root(squared(unit))
-    large = jnp.ldexp(size * scale, k) > limit
+    large = size * scale > jnp.ldexp(limit, -k)
     factor = jnp.where(large, limit / jnp.where(large, size, 1), scale)
     unit, m = (jax.lax.complex(x.real * factor, x.imag * factor) for x in (unit, m))
     return jnp.where(large, unit, m)
