@@ -113,6 +113,7 @@ class Hopping(FirstMoment[Pair]):
     def step(
         self,
         mu: Pair,
+        g: Updates,
         g_in: Updates,
         g_out: Updates | None,
         now: Step,

@@ -29,7 +29,8 @@ def apart_on_cpu(g: Tree) -> Tree:
     """
     if not any(isinstance(x, Tracer) for x in jax.tree.leaves(g)):
         return g  # nothing is compiled
-    return jax.lax.platform_dependent(g, cpu=jax.lax.optimization_barrier, default=lambda g: g)
+    barrier = functools.partial(jax.tree.map, jax.lax.optimization_barrier)  # for each by itself
+    return jax.lax.platform_dependent(g, cpu=barrier, default=lambda g: g)
 
 
 def accumulator_dtype(x: ArrayLike, real: bool = False) -> jnp.dtype:
