@@ -161,6 +161,8 @@ def programs() -> list[Case]:
     return [
         in_scan("in lax.scan", adashift("max"), reach=1.25, stretch=1.1),
         not_donated("hopping, not donated", adashift("max, hopping"), reach=1.2, stretch=1.0),
+        not_donated("max, not donated", adashift("max")),
+        not_donated("b1=0, not donated", adashift("max, b1=0")),
         beside_adam(PROGRAMS, "max, healed by lax.cond", healed),
     ]
 

@@ -101,7 +101,7 @@ def _clip(u, limit):
 
 def _weight(b2, k):
     """1 - b2^k, the sum of the weights in v. The difference would lose digits for b2 near 1."""
-    return np.float64((1 - b2) * sum(b2**j for j in range(k)))
+    return np.float64((1 - b2) * sum(b2**j for j in range(k)) if k >= 0 else 1 - b2**k)
 
 
 def _delayed(terms, b2, lag=0):
@@ -172,12 +172,18 @@ def _wide(grads):
 
 
 def _run(grads, n, b1, b2, eps, phi, axes=None, clip=None, window="sliding", of=None, **fault):
-    """Algorithm 1. Faults: v reads g_{t-n+early}; exponent t-n-lag; no guard: m/eps at v = 0."""
+    """Algorithm 1. Faults: v reads g_{t-n+early}; exponent t-n-lag; no guard: m/eps at v = 0.
+
+    Seeded: the queue starts with g_1, gets g_1 again, and is read once it has n entries: at call
+    n - 1 (n = 1: at the first), where the exponent t - n is -1.
+    """
     early, lag, guard = (fault.get(*pair) for pair in (("early", 0), ("lag", 0), ("guard", True)))
+    first = max(n - 1, 1) if fault.get("seeded") else n + 1
+    lag += n + 1 - first  # so that the exponent is t - n whatever the first step is
     grads, of = _wide(grads), _wide(grads if of is None else of)
     with np.errstate(all="ignore"):
         squares = [np.asarray(g.real**2 + g.imag**2) for g in of]
-        delayed = [squares[t - n + early - 1] for t in range(n + 1, len(grads) + 1)]
+        delayed = [squares[max(t - n + early, 1) - 1] for t in range(first, len(grads) + 1)]
         if phi == "none" and window == "hopping":
             pairs = _segments(squares, n, b2)
         elif phi == "factored" and grads and grads[0].ndim >= 2:
@@ -188,7 +194,7 @@ def _run(grads, n, b1, b2, eps, phi, axes=None, clip=None, window="sliding", of=
 
     updates, scales = [], []
     for t, g in enumerate(grads, 1):
-        if t <= n:  # u_t = 0 for t <= n
+        if t < first:  # u_t = 0 for t <= n
             updates.append(np.zeros_like(g))
             scales.append(np.zeros(g.shape))
             continue
@@ -198,7 +204,7 @@ def _run(grads, n, b1, b2, eps, phi, axes=None, clip=None, window="sliding", of=
             m = _weighted_sum(w, grads[:t])
             size = _weighted_sum(w, [np.abs(g) for g in grads[:t]])
 
-            v, vhat = pairs[t - n - 1]
+            v, vhat = pairs[t - first]
             denominator = np.sqrt(vhat) + eps
             u = m / denominator  # u_t = m_t / (sqrt(vhat_t) + eps)
             if clip is not None:
@@ -232,10 +238,11 @@ def _fault(**switch):
     return lambda grads, n, b1, b2, eps, phi: _run(grads, n, b1, b2, eps, phi, **switch)[0]
 
 
-# One entry for each row of 'Where published code goes wrong': wrong in that point and no other.
+# One for each row of 'From other code' in docs/deviations.md: wrong in that point and no other.
 FAULTS = {
     "momentum_starts_late": _fault(window="late"),  # no fault at b1 = 0
     "delay_n_minus_1": _fault(early=1),
+    "queue_seeded_twice": _fault(seeded=True, early=1),  # NaN at call n - 1; n = 1: v holds g_t
     "bias_exponent_short": _fault(lag=1),  # v/0 = inf at the first real step: an update of 0
     "weights_reversed": _fault(window="reversed"),  # no fault at n = 1
     "divides_by_eps": _fault(guard=False),  # seen only where v is still exactly 0

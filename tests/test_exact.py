@@ -1,6 +1,8 @@
 """The updates against the NumPy float64 reference, which shares no code with the library."""
 
 import contextlib
+import re
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -119,8 +121,29 @@ def test_every_published_fault_would_be_found(fault, x64):
     leaf = [g["matrix"] for g in grads]
     wrong = reference.FAULTS[fault](leaf, 3, 0.9, 0.999, 1e-10, phi)
     assert worst_error(updates, grads, "matrix", 3, 0.9, 0.999, 1e-10, phi) < 1e-12
-    wrong = [{"matrix": u} for u in wrong]
+    wrong = [{"matrix": np.nan_to_num(u, nan=np.inf)} for u in wrong]
     assert worst_error(wrong, grads, "matrix", 3, 0.9, 0.999, 1e-10, phi) > 1e-3
+
+
+@pytest.mark.parametrize("n", [1, 2, 3])
+def test_a_queue_that_is_seeded_twice(n):
+    """What the page says of it: NaN at call n - 1, 0 at call n; with n = 1 v holds today's g."""
+    ones = [np.ones(1)] * 8
+    grads = [*ones, np.full(1, 1e3)]
+    u = [x.item() for x in reference.FAULTS["queue_seeded_twice"](grads, n, 0, 0.5, 0, "max")]
+    assert np.isnan(u[n - 2]) if n > 1 else u[0] == 0
+    assert u[n - 1] == 0
+    right = reference.adashift(grads, n, 0, 0.5, 0, "max")[0][-1].item()
+    assert right == 1e3
+    assert u[-1] < 2 if n == 1 else u[-1] > 500
+
+
+def test_the_page_of_deviations_names_every_fault():
+    page = (Path(__file__).parent.parent / "docs" / "deviations.md").read_text(encoding="utf-8")
+    names = re.findall(r"^\|.*\| `(\w+)` \|$", page, re.M)
+    assert names == list(reference.FAULTS)
+    assert "Six faults of published implementations" in page
+    assert len(names) == 6
 
 
 def test_warm_up_is_exactly_n_zero_updates():

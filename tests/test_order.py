@@ -1,0 +1,228 @@
+"""What waits for what: no update waits for a reduction of today's gradient.
+
+v is made of gradients that are n steps old, so an update needs today's gradient element by element
+only. XLA can then make the update in the kernel that makes the gradient (on TPU) or reduce the
+gradient in the kernel of the update (on GPU), and on a mesh it waits for no other device. Here each
+update is followed back, in the program that JAX traces, to everything that it is computed from. The
+program has branches for CPU and for accelerators: both are followed.
+"""
+
+import dataclasses
+
+import jax
+import jax.extend
+import jax.numpy as jnp
+import optax
+import pytest
+
+from adashift_optax import adashift, scale_by_adashift
+
+SHAPES = {"last": (6, 2), "matrix": (5, 7), "scalar": (), "stack": (2, 3, 4), "vector": (3,)}
+# 9 more, so that the numbers of whole leaves fill more than one vector.
+SHAPES |= {f"x{i}": (8 + i, 2) for i in range(9)}
+
+# An element of their result depends on one element of each operand, or on a scalar. Whatever else
+# uses today's gradient, also what is not known here, is taken for a reduction.
+ELEMENTWISE = """
+abs add and bitcast_convert_type broadcast_in_dim clamp convert_element_type copy div
+dynamic_update_slice eq ge gt input integer_pow is_finite join le lt max min mul ne neg not or
+reduce_precision select_n sign sqrt square squeeze sub
+"""
+CALLS = ("jit", "closed_call", "custom_jvp_call", "custom_vjp_call")
+
+
+@dataclasses.dataclass(eq=False)
+class Value:
+    """A value of a program: what operation made it, and of what.
+
+    Attributes:
+      inputs: the leaves whose gradients it depends on, and the fields of the old state.
+    """
+
+    made_by: str
+    shape: tuple
+    operands: list = dataclasses.field(default_factory=list)
+    inputs: frozenset = frozenset()
+
+    def __post_init__(self):
+        self.inputs = self.inputs.union(*(x.inputs for x in self.operands))
+
+    @property
+    def gradients(self):
+        return self.inputs & SHAPES.keys()
+
+    def behind(self):
+        """It and everything that it is computed from."""
+        found, left = {self: None}, [self]
+        while left:
+            new = [x for x in left.pop().operands if x not in found]
+            found |= dict.fromkeys(new)
+            left += new
+        return list(found)
+
+    def reductions(self):
+        """The operations on today's gradients behind it that are not element by element."""
+        return {x.made_by for x in self.behind() if x.gradients and not _elementwise(x)}
+
+
+def _elementwise(x):
+    if x.made_by == "dynamic_slice":  # of one slot of a queue, if today's gradient was written
+        return x.operands[0].made_by == "dynamic_update_slice" and x.shape[0] == 1
+    return x.made_by in ELEMENTWISE.split()
+
+
+def follow(closed, inputs, on_cpu=True):
+    """The values that a jaxpr returns for these inputs, with all calls and branches followed.
+
+    Of what is chosen by the platform it takes the branch for none in particular, too, `on_cpu`.
+    """
+    consts = [Value("const", jnp.shape(c)) for c in closed.consts]
+    jaxpr = closed.jaxpr
+    values = dict(zip((*jaxpr.constvars, *jaxpr.invars), (*consts, *inputs), strict=True))
+
+    def value(x):
+        return Value("const", ()) if isinstance(x, jax.extend.core.Literal) else values[x]
+
+    for eqn in jaxpr.eqns:
+        name, operands = eqn.primitive.name, [value(x) for x in eqn.invars]
+        inner = [p for p in eqn.params.values() if isinstance(p, jax.extend.core.ClosedJaxpr)]
+        shapes = [x.aval.shape for x in eqn.outvars]
+        if name in CALLS:
+            made = follow(inner[0], operands, on_cpu)
+        elif name == "cond":
+            branches = eqn.params["branches"]
+            platforms = eqn.params.get("branches_platforms")
+            if platforms and not on_cpu:
+                branches = [branches[platforms.index(None)]]
+            results = [follow(branch, operands[1:], on_cpu) for branch in branches]
+            made = [
+                Value("join", shape, [operands[0], *each])
+                for shape, *each in zip(shapes, *results, strict=True)
+            ]
+        elif name == "optimization_barrier":  # each of its results waits for all of its operands
+            made = [Value("join", shape, operands) for shape in shapes]
+        else:
+            assert not inner, f"{name}: what is in it is not followed"
+            made = [Value(name, shape, operands) for shape in shapes]
+        values.update(zip(eqn.outvars, made, strict=True))
+    return [value(x) for x in jaxpr.outvars]
+
+
+def traced(tx, on_cpu=True):
+    """The updates, by name, and the new state, as values of one program."""
+    params = {name: jax.ShapeDtypeStruct(shape, jnp.float32) for name, shape in SHAPES.items()}
+    state = jax.eval_shape(tx.init, params)
+    program = jax.make_jaxpr(tx.update)(params, state, params)
+    old = jax.tree_util.tree_leaves_with_path(state)
+    names = [
+        *SHAPES,
+        *(jax.tree_util.keystr(path[:1]) for path, _ in old),
+        *["params"] * len(SHAPES),
+    ]
+    inputs = [
+        Value("input", x.shape, inputs=frozenset([name]))
+        for name, x in zip(names, program.in_avals, strict=True)
+    ]
+    out = follow(program, inputs, on_cpu)
+    new = jax.tree.unflatten(jax.tree.structure(state), out[len(SHAPES) :])
+    return dict(zip(SHAPES, out, strict=False)), new
+
+
+def per_column(path, leaf):
+    return (0,) if leaf.ndim > 1 else None
+
+
+BLOCKS = {
+    "max": {},
+    "mean": {"phi": "mean"},
+    "callable": {"phi": jnp.median},
+    "factored": {"phi": "factored"},
+    "axes": {"phi": "mean", "block_axes": per_column},
+    "elements": {"phi": "none", "clip_value": 1.0},
+}
+WINDOWS = {
+    "sliding": {},
+    "n=1": {"n": 1},
+    "hopping": {"window": "hopping"},
+    "b1=0": {"b1": 0},
+    "n=1, b1=0": {"n": 1, "b1": 0},
+    "bfloat16": {"queue_dtype": "bfloat16"},
+}
+
+
+@pytest.mark.parametrize("window", WINDOWS)
+@pytest.mark.parametrize("blocks", BLOCKS)
+def test_an_update_waits_for_no_reduction(blocks, window):
+    """Each of its elements needs that of today's gradient, and nothing of the other leaves."""
+    updates, _ = traced(adashift(0.1, **BLOCKS[blocks], **WINDOWS[window]))
+    for name, u in updates.items():
+        assert u.shape == SHAPES[name]
+        assert not u.reductions(), name
+        assert u.gradients == {name}
+
+
+@pytest.mark.parametrize("window", WINDOWS)
+@pytest.mark.parametrize("blocks", [name for name in BLOCKS if name != "elements"])
+def test_statistics_do_not_wait_for_each_other(blocks, window):
+    """v needs nothing of today's gradient. Nor do today's statistics need v, but on CPU."""
+    tx = scale_by_adashift(**BLOCKS[blocks], **WINDOWS[window])
+    _, state = traced(tx)
+    assert not any(v.gradients for v in jax.tree.leaves(state.nu))
+    _, state = traced(tx, on_cpu=False)
+    rings = jax.tree.leaves(state.nu_queue)
+    assert not any(".nu" in ring.inputs for ring in rings)
+    assert SHAPES.keys() == set().union(*(ring.gradients for ring in rings))
+
+
+def not_delayed():
+    """RMSProp with one v per leaf, as in Adam-mini: v contains today's gradient."""
+
+    def update(updates, v, params=None):
+        v = jax.tree.map(lambda v, g: 0.9 * v + 0.1 * jnp.mean(g * g), v, updates)
+        return jax.tree.map(lambda g, v: g / jnp.sqrt(v), updates, v), v
+
+    return optax.GradientTransformation(lambda p: jax.tree.map(lambda _: jnp.zeros([]), p), update)
+
+
+WAITING = {
+    "one v per leaf": (not_delayed, "reduce_sum"),
+    "factored": (lambda: optax.scale_by_factored_rms(min_dim_size_to_factor=1), "reduce_sum"),
+    "global norm": (
+        lambda: optax.chain(optax.clip_by_global_norm(1.0), scale_by_adashift()),
+        "reduce_sum",
+    ),
+    # A queue of few exponents is scaled by the largest gradient of a block.
+    "float16": (lambda: scale_by_adashift(queue_dtype="float16"), "reduce_max"),
+}
+
+
+@pytest.mark.parametrize("other", WAITING)
+def test_the_test_can_fail(other):
+    """Of what needs all of today's gradient first, the same search says so."""
+    make, reduction = WAITING[other]
+    updates, _ = traced(make())
+    assert reduction in updates["matrix"].reductions()
+
+
+def test_adam_waits_for_nothing():
+    with jax.numpy_dtype_promotion("standard"):
+        updates, _ = traced(optax.scale_by_adam())
+    assert not any(u.reductions() for u in updates.values())
+
+
+@pytest.mark.parametrize("dtype", [None, "bfloat16"])
+@pytest.mark.parametrize("phi", ["max", "none", "factored"])
+@pytest.mark.parametrize("n", [2, 10])
+def test_the_queue_is_written_before_it_is_read(n, phi, dtype):
+    """Else XLA would copy all of it, because the old one is still read when it is written to."""
+    updates, state = traced(scale_by_adashift(n, phi=phi, queue_dtype=dtype))
+    values = dict.fromkeys(
+        x for result in jax.tree.leaves((updates, state)) for x in result.behind()
+    )
+    for name, shape in SHAPES.items():
+        if len(shape) < 2:  # a ring of its statistics may have the shape of its queue
+            continue
+        uses = [(x.made_by, y) for x in values for y in x.operands if y.shape == (n + 1, *shape)]
+        (write,) = (ring for made, ring in uses if made == "dynamic_update_slice")
+        (read,) = (ring for made, ring in uses if made != "dynamic_update_slice")
+        assert (write.made_by, read.made_by) == ("input", "dynamic_update_slice"), name
