@@ -37,11 +37,9 @@ def pytest_configure(config):
 
 def pytest_collection_modifyitems(config, items):
     if config.getoption("quick"):
-        dropped = []
-        for _, cases in itertools.groupby(items[:], key=lambda item: (item.path, item.originalname)):
-            dropped += too_many(list(cases))
-        dropped = set(dropped)
-        config.hook.pytest_deselected(items=list(dropped))
+        tests = itertools.groupby(items[:], key=lambda item: item.nodeid.split("[")[0])
+        dropped = [case for _, cases in tests for case in too_many(list(cases))]
+        config.hook.pytest_deselected(items=dropped)
         items[:] = [item for item in items if item not in dropped]
 
 
