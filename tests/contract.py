@@ -223,3 +223,14 @@ def run(txs, context, how):
 
     carry = {name: (params, state) for name, state in states.items()}
     return how(step, carry, [context.tree(g) for g in make_grads()]), states
+
+
+def differing(updates, wanted):
+    """The cells whose updates are not the reference's."""
+    names = {}
+    for u, want in zip(updates, wanted, strict=True):
+        for cell in want:
+            equal = jax.tree.map(lambda x, y: np.allclose(x, y, 1e-9, 1e-12), u[cell], want[cell])
+            if not all(jax.tree.leaves(equal)):
+                names[cell] = None
+    return list(names)

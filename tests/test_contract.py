@@ -26,6 +26,7 @@ from contract import (
     WRAPPERS,
     N,
     Wrapper,
+    differing,
     make_params,
     oracles,
     reference_updates,
@@ -65,17 +66,6 @@ def wanted(context, part):
 
 
 plainly_wanted = functools.cache(functools.partial(wanted, PLAIN))
-
-
-def differing(updates, wanted):
-    """The cells whose updates are not the reference's."""
-    names = {}
-    for u, want in zip(updates, wanted, strict=True):
-        for cell in want:
-            equal = jax.tree.map(lambda x, y: np.allclose(x, y, 1e-9, 1e-12), u[cell], want[cell])
-            if not all(jax.tree.leaves(equal)):
-                names[cell] = None
-    return list(names)
 
 
 @pytest.mark.parametrize("part", PARTS, ids=str)
