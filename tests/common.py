@@ -36,6 +36,11 @@ def make_grads(steps, shapes=SHAPES, dtype=np.float64, seed=0):
     return grads
 
 
+def exact_in_8_bits(g):
+    """Near `g`: 1/4 to 7/4, which every queue_dtype holds exactly."""
+    return np.copysign(np.clip(np.ceil(4 * np.abs(g)), 1, 7) / 4, g).astype(g.dtype)
+
+
 def run(tx, grads, how="jit"):
     """The updates of every step as NumPy arrays, from `tx` run in one of five ways."""
     state = tx.init(jax.tree.map(jnp.zeros_like, grads[0]))
