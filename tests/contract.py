@@ -61,13 +61,17 @@ def parts(variants):
 PARTS, LAYOUT_PARTS = parts(tuple(VARIANTS)), parts(LAYOUTS)
 
 
-def reference_updates(grads, kwargs):
-    """Of a list of gradients of one leaf, by the NumPy reference, which has no `queue_dtype`."""
+def run_reference(grads, kwargs):
+    """Updates of one leaf, and their scales, by the NumPy reference, which has no `queue_dtype`."""
     kwargs = {"n": N, "b1": 0.9, "phi": "max", "window": "sliding", **kwargs}
     n, b1, phi, window = (kwargs[name] for name in ("n", "b1", "phi", "window"))
     axes = kwargs["block_axes"](None, grads[0]) if "block_axes" in kwargs else None
     clip = kwargs.get("clip_value")
-    return reference.adashift(grads, n, b1, 0.999, 1e-10, phi, axes, clip, window)[0]
+    return reference.adashift(grads, n, b1, 0.999, 1e-10, phi, axes, clip, window)
+
+
+def reference_updates(grads, kwargs):
+    return run_reference(grads, kwargs)[0]
 
 
 def oracle(kwargs):
