@@ -1,7 +1,8 @@
 """Eight CPU devices, strict dtype promotion; warnings are errors (pyproject.toml).
 
-With `--quick` (`make check`) a test that takes parameters runs only for so many of their
-combinations that each value of each parameter is tested once, and no test marked as slow runs.
+With `--quick` (`make check`) a test runs only for so many combinations of its parameters that each
+value of each parameter is tested at least once. Tests marked as slow do not run: those that start
+processes, execute pages and notebooks, or train models.
 """
 
 import collections

@@ -22,6 +22,8 @@ PAGES = sorted((ROOT / "docs").glob("*.md"))
 # Their code is the README's or the docstrings', or they have none.
 WITHOUT_CODE = {"api", "contract", "deviations", "index", "quickstart"}
 
+pytestmark = pytest.mark.slow
+
 
 def text_of(page):
     return (ROOT / "docs" / f"{page}.md").read_text(encoding="utf-8")
