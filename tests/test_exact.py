@@ -36,16 +36,6 @@ def test_equals_reference(n, dtype, phi, b1):
         assert worst_error(updates, grads, name, n, b1, 0.999, 1e-10, phi) < TOLERANCE[dtype]
 
 
-@pytest.mark.parametrize("how", ["eager", "scan", "vmap", "pmap"])
-@pytest.mark.parametrize("phi", ["max", "none"])
-@pytest.mark.parametrize("b1", [0, 0.9])
-def test_equals_reference_however_it_is_run(how, phi, b1, x64):
-    grads = make_grads(17)
-    updates = run(scale_by_adashift(3, b1, 0.9, phi=phi), grads, how)
-    for name in SHAPES:
-        assert worst_error(updates, grads, name, 3, b1, 0.9, 1e-10, phi) < 1e-12
-
-
 AXES = {"stack": (1, 2), "conv": (0, 1), "matrix": (0,), "vector": ()}
 
 
@@ -128,13 +118,6 @@ def test_every_published_fault_would_be_found(fault, x64):
     assert worst_error(wrong, grads, "matrix", 3, 0.9, 0.999, 1e-10, phi) > 1e-3
 
 
-def test_warm_up_is_exactly_n_zero_updates():
-    grads = make_grads(12, dtype=np.float32)
-    updates = run(scale_by_adashift(10), grads)
-    for t, u in enumerate(updates, start=1):
-        assert np.any(u["vector"] != 0) == (t > 10)
-
-
 @pytest.mark.parametrize("b2", [0, 0.5, 0.9999])
 def test_any_b2(b2, x64):
     grads = make_grads(12)
@@ -176,19 +159,16 @@ def test_at_b1_0_and_n_1_it_is_unclipped_adopt_up_to_bias_correction(x64):
 
 
 def test_aliases_scale_and_decay():
+    """Of gradients that stay as they are: m is g, and v the largest g^2 of the leaf."""
     params = {"a": jnp.array([1.0, -2.0]), "b": jnp.array([3.0])}
-    plain, state = scale_by_adashift(2), scale_by_adashift(2).init(params)
-    shift, decay = (
-        adashift(0.5, 2),
-        adashiftw(0.5, 2, weight_decay=0.1, mask={"a": True, "b": False}),
-    )
-    shift_state, decay_state = shift.init(params), decay.init(params)
-    for _ in range(5):
-        u, state = plain.update(params, state)
-        s, shift_state = shift.update(params, shift_state, params)
-        d, decay_state = decay.update(params, decay_state, params)
-        for name in params:
-            np.testing.assert_allclose(s[name], -0.5 * u[name], rtol=1e-6)
-            wd = 0.1 if name == "a" else 0.0
-            np.testing.assert_allclose(d[name], -0.5 * (u[name] + wd * params[name]), rtol=1e-6)
-    assert np.all(s["a"] != 0)
+    wanted = {"a": np.array([0.5, -1.0]), "b": np.array([1.0])}
+    for tx, decay in (
+        (adashift(0.5, 2), {"a": 0, "b": 0}),
+        (adashiftw(0.5, 2, weight_decay=0.1, mask={"a": True, "b": False}), {"a": 0.1, "b": 0}),
+    ):
+        state = tx.init(params)
+        for t in range(1, 6):
+            updates, state = tx.update(params, state, params)
+            for name, u in wanted.items():
+                want = -0.5 * ((t > 2) * u + decay[name] * params[name])
+                np.testing.assert_allclose(updates[name], want, rtol=1e-6)
