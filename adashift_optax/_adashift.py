@@ -2,7 +2,6 @@
 
 import dataclasses
 import math
-from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -11,12 +10,12 @@ import optax
 from jax.typing import ArrayLike, DTypeLike
 
 from adashift_optax import _checks
-from adashift_optax._blocks import AxisName, BlockAxes, Factored, Phi, make_blocks
+from adashift_optax._blocks import PHIS, AxisName, BlockAxes, Phi, make_blocks
 from adashift_optax._clock import Clock
 from adashift_optax._delay import DelayLine
 from adashift_optax._first import FirstMoment, Hopping, Latest, Sliding
 from adashift_optax._layout import like, plain
-from adashift_optax._numbers import accumulator_dtype, narrowed, rescaled
+from adashift_optax._numbers import accumulator_dtype, apart_on_cpu, magnitude, narrowed, rescaled
 from adashift_optax._queue import NarrowQueue, NoQueue, Queue
 from adashift_optax._second import OfBlocks, OfElements, OfSegments, SecondMoment
 
@@ -70,7 +69,7 @@ class ScaleByAdashiftState(NamedTuple):
 
 
 def scale_by_adashift(
-    n: int = N,
+    n: int | None = None,
     b1: ArrayLike = B1,
     b2: ArrayLike = B2,
     eps: ArrayLike = EPS,
@@ -99,14 +98,14 @@ def scale_by_adashift(
     Returns:
       An ``optax.GradientTransformationExtraArgs`` whose state is a :class:`ScaleByAdashiftState`.
     """
-    n = _checks.check_n(n)
+    n = _checks.check_n(N if n is None else n)
     b1 = _checks.check_number("b1", b1, 0, 1, "Pass e.g. b1=0.9.")
     b2 = _checks.check_number("b2", b2, 0, 1, "Pass e.g. b2=0.999.")
     eps = _checks.check_number("eps", eps, 0, math.inf, "Pass e.g. eps=1e-10.")
-    clip_at = _checks.check_clip_value(clip_value)
+    clip = _checks.check_clip_value(clip_value)
     keeps_mean = n > 1 and not (isinstance(b1, float) and b1 == 0)  # a traced b1 is unknown
     parts = _parts(n, keeps_mean, phi, block_axes, axis_name, window, queue_dtype)
-    rule = AdaShift(*parts, b1, b2, eps, clip_at)
+    rule = AdaShift(*parts, b1, b2, eps, clip)
     return optax.GradientTransformationExtraArgs(rule.init, rule.update)
 
 
@@ -120,7 +119,8 @@ def _parts(
     queue_dtype: DTypeLike | None,
 ) -> tuple[Clock, NoQueue, FirstMoment, SecondMoment]:
     """The parts that these arguments choose. `keeps_mean`: m_t is more than g_t."""
-    _checks.check_choice("phi", phi, ("max", "mean", "none", "factored"), or_callable=True)
+    if not callable(phi):
+        _checks.check_choice("phi", phi, PHIS)
     _checks.check_choice("window", window, tuple(WINDOWS))
     block_axes = _checks.check_block_axes(block_axes)
     _checks.check_axis_name(axis_name, phi, block_axes)
@@ -131,16 +131,17 @@ def _parts(
     if phi == "none":
         second = of_elements(n)
     else:
-        blocks = Factored() if phi == "factored" else make_blocks(phi, block_axes, axis_name)
-        second = OfBlocks(n, blocks)
+        second = OfBlocks(n, make_blocks(phi, block_axes, axis_name))
     if not (first.reads_queue or second.reads_queue):
         queue = NoQueue(n)
     elif dtype is None:
         queue = Queue(n)
     else:
-        queue = NarrowQueue(n, dtype, make_blocks("max", block_axes, axis_name, of=jnp.abs))
+        queue = NarrowQueue(n, dtype, make_blocks("max", block_axes, axis_name, of=magnitude))
+    # A state knows its window only if that has a part in it.
+    name = window if n > 1 and (keeps_mean or phi == "none") else WINDOW
+    kind = f"n={n},window={name},queue_dtype={queue.held_as}"
     hops = first.hops or second.hops
-    kind = f"n={n},window={window if hops else 'sliding'},queue_dtype={queue.held_as}"
     return Clock(kind, n, DelayLine(n).slots, hops), queue, first, second
 
 
@@ -158,10 +159,12 @@ class AdaShift:
     b1: ArrayLike = dataclasses.field(compare=False)
     b2: ArrayLike = dataclasses.field(compare=False)
     eps: ArrayLike = dataclasses.field(compare=False)
-    clip_at: Callable[[jax.Array], ArrayLike | None] = dataclasses.field(compare=False)
+    clip: optax.ScalarOrSchedule | None = dataclasses.field(compare=False)
 
     def init(self, params: optax.Params) -> ScaleByAdashiftState:
         _checks.check_params(params, self.gradients.held_as)
+        dtypes = {accumulator_dtype(p, real=True) for p in jax.tree.leaves(params)}
+        _checks.check_fits(self.clip, self.eps, sorted(dtypes, key=str))
         nu, nu_queue = self.second.init(params)
         return ScaleByAdashiftState(
             count=jnp.zeros([], jnp.int32),
@@ -179,10 +182,11 @@ class AdaShift:
         params: optax.Params | None = None,
         **extra_args: object,
     ) -> tuple[optax.Updates, ScaleByAdashiftState]:
-        del params, extra_args
-        known = _checks.check_kind(state, ScaleByAdashiftState, self.clock.kind)
-        given, old = plain(updates, known, self.init)
-        g = jax.tree.map(lambda x: x.astype(accumulator_dtype(x)), given)
+        del extra_args
+        known = _checks.check_state(state, ScaleByAdashiftState)
+        g, old = plain(updates, known, self.init)
+        if not jax.tree.leaves(g):
+            return updates, known
         clock, now = self.clock.step(old.clock, old.count)
 
         # What enters the window, g_t as the queue can hold it, and what leaves it: g_{t-n}
@@ -193,12 +197,11 @@ class AdaShift:
 
         # v_t = b2 v_{t-1} + (1 - b2) phi(g_{t-n}^2);  vhat_t = v_t / (1 - b2^(t-n))
         kept = old.nu, old.nu_queue
-        (nu, nu_queue), vhat = self.second.step(kept, g, g_out, now, self.b2)
+        (nu, nu_queue), vhat = self.second.step(kept, apart_on_cpu(g), g_out, now, self.b2)
         queue = self.gradients.after(queue, nu)
 
         # u_t = m_t / (sqrt(vhat_t) + eps)
-        scale, clip = self.second.scales(vhat, self.eps, g), self.clip_at(old.count)
+        scale, clip = self.second.scales(vhat, self.eps, g), _checks.clip_at(self.clip, old.count)
         u = jax.tree.map(lambda m, s: rescaled(m, s, clip), m, scale)
-        u = jax.tree.map(lambda u, g: narrowed(u, g.dtype), u, given)
         new = ScaleByAdashiftState(now.t, clock, mu, nu, queue, nu_queue)
-        return like(updates, u), like(known, new)
+        return narrowed(like(updates, u), updates, params), like(known, new)

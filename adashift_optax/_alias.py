@@ -1,23 +1,21 @@
 """AdaShift with a learning rate, as users chain it: `adashift` and `adashiftw`."""
 
-import math
 from collections.abc import Callable
 from typing import Any
 
-import jax
 import optax
 from jax.typing import ArrayLike, DTypeLike
 
-from adashift_optax import _checks
-from adashift_optax._adashift import B1, B2, EPS, PHI, WINDOW, N, Window, scale_by_adashift
+from adashift_optax._adashift import B1, B2, EPS, PHI, WINDOW, Window, scale_by_adashift
 from adashift_optax._blocks import AxisName, BlockAxes, Phi
+from adashift_optax._chain import add_decay, in_dtype, scale_by_rate
 
 WEIGHT_DECAY = 1e-4  # optax.adamw's
 
 
 def adashift(
     learning_rate: optax.ScalarOrSchedule,
-    n: int = N,
+    n: int | None = None,
     b1: ArrayLike = B1,
     b2: ArrayLike = B2,
     eps: ArrayLike = EPS,
@@ -130,7 +128,7 @@ def adashift(
       The factors: Shazeer & Stern, `Adafactor <https://arxiv.org/abs/1804.04235>`_, 2018.
       The clip: Taniguchi et al., `ADOPT <https://arxiv.org/abs/2411.02853>`_, NeurIPS 2024.
     """
-    return optax.chain(
+    return in_dtype(
         scale_by_adashift(
             n,
             b1,
@@ -143,18 +141,18 @@ def adashift(
             queue_dtype=queue_dtype,
             clip_value=clip_value,
         ),
-        optax.scale_by_learning_rate(_checks.check_learning_rate(learning_rate)),
+        scale_by_rate(learning_rate),
     )
 
 
 def adashiftw(
     learning_rate: optax.ScalarOrSchedule,
-    n: int = N,
+    n: int | None = None,
     b1: ArrayLike = B1,
     b2: ArrayLike = B2,
     eps: ArrayLike = EPS,
     *,
-    weight_decay: float | jax.Array = WEIGHT_DECAY,
+    weight_decay: optax.ScalarOrSchedule = WEIGHT_DECAY,
     mask: Any | Callable[[optax.Params], Any] | None = None,
     phi: Phi = PHI,
     block_axes: BlockAxes = None,
@@ -190,10 +188,7 @@ def adashiftw(
       >>> print(updates["w"], updates["b"])
       [-0.1] [-0.]
     """
-    weight_decay = _checks.check_number(
-        "weight_decay", weight_decay, 0, math.inf, "Pass e.g. weight_decay=1e-4."
-    )
-    return optax.chain(
+    return in_dtype(
         scale_by_adashift(
             n,
             b1,
@@ -206,26 +201,6 @@ def adashiftw(
             queue_dtype=queue_dtype,
             clip_value=clip_value,
         ),
-        _decay(weight_decay, mask),
-        optax.scale_by_learning_rate(_checks.check_learning_rate(learning_rate)),
+        add_decay(weight_decay, mask),
+        scale_by_rate(learning_rate),
     )
-
-
-def _decay(weight_decay: Any, mask: Any) -> optax.GradientTransformation:
-    """``optax.add_decayed_weights``, which would broadcast parameters of other shapes."""
-    decay = optax.add_decayed_weights(weight_decay)
-
-    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
-        _checks.check_like_params(updates, params)
-        return decay.update(updates, state, params)
-
-    checked = optax.GradientTransformation(decay.init, update)
-    if mask is None:
-        return checked
-    if not callable(mask):
-        _checks.check_mask(mask, None)
-
-    def checked_mask(params: Any) -> Any:
-        return _checks.check_mask(mask(params) if callable(mask) else mask, params)
-
-    return optax.masked(checked, checked_mask)

@@ -7,19 +7,21 @@ import abc
 import dataclasses
 import math
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Generic, Literal, TypeVar
 
 import jax
 import jax.numpy as jnp
-from jax.core import Tracer
 from jax.tree_util import KeyPath
 from jax.typing import ArrayLike
 from optax import Params, Updates
 
 from adashift_optax import _checks
-from adashift_optax._boxes import map_leaves, zeros_like
+from adashift_optax._boxes import map_leaves, map_to_others, zeros_like
 from adashift_optax._numbers import (
     accumulator_dtype,
+    apart_on_cpu,
+    exponent,
     inverse_root,
     inverse_root_of_product,
     mean,
@@ -40,9 +42,15 @@ def largest(x: jax.Array, axes: tuple[int, ...] | None) -> jax.Array:
     return jnp.max(x, axes) if x.size else jnp.sum(x, axes)
 
 
-# A phi that a name stands for: what it makes of squares over some axes, and how shards of one block
-# make the whole.
-REDUCTIONS = {"max": (largest, jax.lax.pmax), "mean": (mean, jax.lax.pmean)}
+def mean_of_shards(cells: tuple[jax.Array, ...], axis_name: AxisName) -> tuple[jax.Array, ...]:
+    """``jax.lax.pmean``, whose sum could overflow."""
+    shards = jax.lax.axis_size(axis_name)
+    return jax.lax.psum(tuple(c / shards for c in cells), axis_name)
+
+
+# What a name stands for: phi over some axes of the squares, and over the shards of one block.
+REDUCTIONS = {"max": (largest, jax.lax.pmax), "mean": (mean, mean_of_shards)}
+PHIS = (*REDUCTIONS, "none", "factored")
 
 
 Cells = TypeVar("Cells")
@@ -62,9 +70,14 @@ class Blocks(abc.ABC, Generic[Cells]):
     def reduce(self, g: Updates, like: Cells) -> Cells:
         """Phi of the squares of `g` in each block: cells of the dtypes of `like`."""
 
-    @abc.abstractmethod
+    def spread(self, cells: Cells, like: Updates) -> Updates:
+        """What of `cells` belongs to each leaf: a tree like `like` that broadcasts to it."""
+        del like
+        return cells  # pyright: ignore[reportReturnType]
+
     def scales(self, vhat: Cells, eps: ArrayLike, like: Updates) -> Updates:
         """1 / (sqrt(vhat) + eps), 0 where vhat is 0: a tree like `like` that broadcasts to it."""
+        return self.spread(jax.tree.map(lambda v: inverse_root(v, eps), vhat), like)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,8 +94,8 @@ class WholeLeaves(Blocks[Vectors]):
 
     def init(self, params: Params) -> Vectors:
         leaves = jax.tree.leaves(params)
-        if not leaves:  # a leaf for any number of vectors, as optax.tree.map_params wants it
-            return jnp.zeros([0])  # pyright: ignore[reportReturnType]
+        if not leaves:  # as map_to_others does
+            return jnp.zeros([])  # pyright: ignore[reportReturnType]
         dtype = widest(accumulator_dtype(p, real=True) for p in leaves)
         return tuple(jnp.zeros([len(group)], dtype) for group in _groups(leaves))
 
@@ -96,20 +109,15 @@ class WholeLeaves(Blocks[Vectors]):
         )
         if self.axis_name is None:
             return cells
-        with _checks.axis_names(self.axis_name):
-            return REDUCTIONS[str(self.phi)][1](cells, self.axis_name)
+        return REDUCTIONS[str(self.phi)][1](cells, self.axis_name)
 
     def spread(self, cells: Vectors, like: Updates) -> Updates:
-        """A tree like `like`, of scalars."""
         leaves, treedef = jax.tree.flatten(like)
 
         def cell(i: int) -> jax.Array:
             return jax.lax.index_in_dim(cells[i // GROUP], i % GROUP, keepdims=False)
 
         return treedef.unflatten([cell(i) for i in range(len(leaves))])
-
-    def scales(self, vhat: Vectors, eps: ArrayLike, like: Updates) -> Updates:
-        return self.spread(jax.tree.map(lambda v: inverse_root(v, eps), vhat), like)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -127,7 +135,7 @@ class Axes(Blocks[Params]):
                 axes = axes(path, jax.ShapeDtypeStruct(jnp.shape(p), jnp.result_type(p)))
             return _reduced_zeros(path, p, axes)
 
-        return map_leaves(cells, params, with_path=True)
+        return map_to_others(cells, params, with_path=True)
 
     def reduce(self, g: Updates, like: Params) -> Params:
         def one(x: jax.Array, c: jax.Array) -> jax.Array:
@@ -137,14 +145,6 @@ class Axes(Blocks[Params]):
 
         return jax.tree.map(one, g, like)
 
-    def spread(self, cells: Params, like: Updates) -> Updates:
-        """A tree like `like`, of what broadcasts to its leaves."""
-        del like
-        return cells
-
-    def scales(self, vhat: Params, eps: ArrayLike, like: Updates) -> Updates:
-        return jax.tree.map(lambda v: inverse_root(v, eps), vhat)
-
 
 class Factored(Blocks[Pair]):
     """Two trees of cells: means of rows [..., rows, 1] and of columns [..., 1, columns].
@@ -153,34 +153,30 @@ class Factored(Blocks[Pair]):
     """
 
     def init(self, params: Params) -> Pair:
-        def cells(axis: int) -> Params:
-            def one(path: KeyPath, p: jax.Array) -> jax.Array:
-                if jnp.ndim(p) >= 2:
-                    return _reduced_zeros(path, p, (axis,))
-                return _reduced_zeros(path, p, () if axis == -1 else None)
+        def one(axis: int, path: KeyPath, p: jax.Array) -> jax.Array:
+            whole = () if axis == -1 else None
+            return _reduced_zeros(path, p, (axis,) if jnp.ndim(p) >= 2 else whole)
 
-            return map_leaves(one, params, with_path=True)
-
-        return cells(-1), cells(-2)
+        rows, columns = (map_to_others(partial(one, axis), params, True) for axis in (-1, -2))
+        return rows, columns
 
     def reduce(self, g: Updates, like: Pair) -> Pair:
-        def rows(x: jax.Array, c: jax.Array) -> jax.Array:
-            x = mean(squared(x), -1) if x.ndim >= 2 else squared(x)
-            return x.astype(c.dtype).reshape(c.shape)
+        def one(axis: int, x: jax.Array, c: jax.Array) -> jax.Array:
+            x = squared(x) if x.ndim < 2 else mean(squared(x), axis)
+            return jnp.zeros_like(c) if x.size != c.size else x.astype(c.dtype).reshape(c.shape)
 
-        def columns(x: jax.Array, c: jax.Array) -> jax.Array:
-            x = mean(squared(x), -2) if x.ndim >= 2 else jnp.zeros([])
-            return x.astype(c.dtype).reshape(c.shape)
-
-        return jax.tree.map(rows, g, like[0]), jax.tree.map(columns, _apart_on_cpu(g), like[1])
+        rows = jax.tree.map(partial(one, -1), g, like[0])
+        return rows, jax.tree.map(partial(one, -2), apart_on_cpu(g), like[1])
 
     def scales(self, vhat: Pair, eps: ArrayLike, like: Updates) -> Updates:
         # vhat = rows x columns / mean(rows), which is Adafactor's.
         def one(rows: jax.Array, columns: jax.Array) -> jax.Array:
             if rows.ndim < 2:
                 return inverse_root(rows, eps)
+            # The ratio first, because products may underflow; of numbers near 1, because XLA makes
+            # a quotient a product with a reciprocal, which may underflow too.
+            rows = jnp.ldexp(rows, -exponent(jnp.max(rows, -2, keepdims=True, initial=0)))
             of_rows = mean(rows, -2)[..., None, :]
-            # The ratio first, lest products underflow.
             share = jnp.where(of_rows > 0, rows / jnp.where(of_rows > 0, of_rows, 1), 0)
             return inverse_root_of_product(share, columns, eps)
 
@@ -192,8 +188,10 @@ def make_blocks(
     block_axes: BlockAxes,
     axis_name: AxisName,
     of: Callable[[jax.Array], jax.Array] = squared,
-) -> WholeLeaves | Axes:
-    """The blocks of these arguments, but for phi "factored"."""
+) -> Blocks:
+    """The blocks of these arguments, of which `phi` is not "none"."""
+    if phi == "factored":
+        return Factored()
     return WholeLeaves(phi, axis_name, of) if block_axes is None else Axes(phi, block_axes, of)
 
 
@@ -204,17 +202,6 @@ def real_zeros(params: Params) -> Params:
 
 def _groups(leaves: Sequence[jax.Array]) -> list[Sequence[jax.Array]]:
     return [leaves[i : i + GROUP] for i in range(0, len(leaves), GROUP)]
-
-
-def _apart_on_cpu(g: Updates) -> Updates:
-    """`g` behind a barrier in programs compiled for CPU.
-
-    XLA on CPU would else see two readers of one square, and store all squares for them. On GPU and
-    TPU both readers become one kernel, unless a barrier keeps them apart.
-    """
-    if not any(isinstance(x, Tracer) for x in jax.tree.leaves(g)):
-        return g
-    return jax.lax.platform_dependent(g, cpu=jax.lax.optimization_barrier, default=lambda g: g)
 
 
 def _reduced_zeros(path: KeyPath, p: jax.Array, axes: Sequence[int] | None) -> jax.Array:

@@ -7,7 +7,8 @@ Flax. A box may hold any tree: one array, none (``optax.MaskedNode``) or several
 """
 
 import dataclasses
-from collections.abc import Callable
+from collections import OrderedDict
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 import jax
@@ -57,6 +58,33 @@ def map_leaves(make: Callable[..., jax.Array], tree: Tree, with_path: bool = Fal
         return x.replace_boxed(new)
 
     return jax.tree_util.tree_map_with_path(visit, tree, is_leaf=is_box)
+
+
+def map_to_others(make: Callable[..., jax.Array], tree: Tree, with_path: bool = False) -> Tree:
+    """:func:`map_leaves` where `make` gives arrays of another shape than the leaf's.
+
+    They are in no container that might tell of the axes of its arrays (`plain_nodes`). Of a tree
+    without leaves it is one number: by such a tree ``optax.tree.map_params`` asks what in a state
+    is like the parameters, and a number says that this is not.
+    """
+    if not jax.tree.leaves(tree):
+        return jnp.zeros([])  # pyright: ignore[reportReturnType]
+    return plain_nodes(map_leaves(make, tree, with_path))
+
+
+def plain_nodes(tree: Any) -> Any:
+    """`tree` with ordered dicts for nodes that are no sequences, mappings or boxes.
+
+    Named arrays are such nodes, and give the names of their axes to whatever is in them.
+    """
+    children, structure = jax.tree_util.tree_flatten_with_path(tree, lambda x: x is not tree)
+    if is_box(tree) or jax.tree_util.treedef_is_leaf(structure):
+        return tree
+    plain = [plain_nodes(child) for _, child in children]
+    if tree is None or isinstance(tree, (Sequence, Mapping)):
+        return structure.unflatten(plain)
+    names = (jax.tree_util.keystr(path, simple=True) for path, _ in children)
+    return OrderedDict(zip(names, plain, strict=True))
 
 
 def zeros_like(x: jax.Array, dtype: jnp.dtype) -> jax.Array:

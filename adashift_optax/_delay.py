@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jax.core import Tracer
 
-from adashift_optax._boxes import map_leaves, zeros_like
+from adashift_optax._boxes import map_to_others, zeros_like
 from adashift_optax._clock import next_of
 
 Tree = TypeVar("Tree")
@@ -50,7 +50,7 @@ class DelayLine:
             # Broadcasting zeros in the place of x, unlike zeros(shape), keeps its sharding.
             return jnp.broadcast_to(zeros_like(x, dtype(x)), (self.slots, *jnp.shape(x)))
 
-        return map_leaves(ring, tree)
+        return map_to_others(ring, tree)
 
     def read(self, rings: Tree, slot: jax.Array) -> Tree:
         """What was written n steps before `slot` is (zeros in the first n steps)."""

@@ -16,7 +16,7 @@ from optax import Params, Updates
 
 from adashift_optax._boxes import map_leaves, zeros_like
 from adashift_optax._clock import Step
-from adashift_optax._numbers import accumulator_dtype, inlined, one_minus_power
+from adashift_optax._numbers import accumulator_dtype, bounded, inlined, one_minus_power, widened
 
 Mu = TypeVar("Mu")  # the field `mu` of the state
 Pair = tuple[Params, Params]
@@ -56,7 +56,7 @@ class Latest(FirstMoment[None]):
     def step(
         self, mu: None, g_in: Updates, g_out: Updates | None, now: Step, b1: ArrayLike
     ) -> tuple[None, Updates]:
-        return mu, g_in
+        return mu, jax.tree.map(widened, g_in)
 
 
 class Sliding(FirstMoment[Params]):
@@ -80,10 +80,10 @@ class Sliding(FirstMoment[Params]):
 
     def _weights(self, b1: ArrayLike, dtype: jnp.dtype) -> list[jax.Array]:
         """The weights of m_{t-1}, g_t and g_{t-n} in m_t."""
-        xp = jnp
+        xp, dtype = jnp, jnp.finfo(dtype).dtype  # the real one
         if isinstance(b1, float):
             # Rounded first, or a gradient would fade by another b1 than the one it leaves with.
-            xp, b1 = np, float(np.asarray(b1, jnp.finfo(dtype).dtype))
+            xp, b1 = np, float(np.asarray(b1, dtype))
         powers = b1 ** xp.arange(self.n + 1, dtype=xp.result_type(b1))
         total = xp.sum(powers[:-1])
         return [jnp.asarray(w, dtype) for w in (b1, 1 / total, powers[-1] / total)]
@@ -126,6 +126,7 @@ class Hopping(FirstMoment[Pair]):
 
         @functools.cache
         def weights(dtype: jnp.dtype) -> tuple[jax.Array, jax.Array]:
+            dtype = jnp.finfo(dtype).dtype  # the real one
             now, before = (one_minus_power(b1, k, dtype) for k in (since + 1, since))
             # Not 1 - b1 in `dtype`, which would lose the digits of a b1 near 1.
             keep, enter = (jnp.asarray(w, dtype) for w in (b1, 1 - b1))
@@ -143,7 +144,8 @@ def zeros(params: Params) -> Params:
 def _slid(
     m: jax.Array, g: jax.Array, old: jax.Array, keep: jax.Array, enter: jax.Array, leave: jax.Array
 ) -> jax.Array:
-    return keep * m + (enter * g.astype(m.dtype) - leave * old.astype(m.dtype))
+    g, old = g.astype(m.dtype), old.astype(m.dtype)
+    return bounded(lambda m, g, old: keep * m + (enter * g - leave * old), m, g, old)
 
 
 @inlined
@@ -152,4 +154,4 @@ def _grown(
 ) -> jax.Array:
     # Emptied by select: a weight of 0 would keep a NaN.
     g = g.astype(mean.dtype)
-    return jax.lax.select(fresh, g, keep * mean + enter * g)
+    return jax.lax.select(fresh, g, bounded(lambda mean, g: keep * mean + enter * g, mean, g))

@@ -15,7 +15,7 @@ import numpy as np
 from jax.tree_util import KeyPath
 from optax import OptState, Params, Updates
 
-from adashift_optax._boxes import unboxed
+from adashift_optax._boxes import plain_nodes, unboxed
 from adashift_optax._checks import at, check_inexact, dtype_of
 
 State = TypeVar("State")
@@ -44,7 +44,7 @@ def plain(updates: Updates, state: State, init: Callable[[Params], State]) -> tu
     """
     (leaves, tree), (kept, kept_tree) = jax.tree.flatten(updates), jax.tree.flatten(state)
     layout = _layout(init, tree, _kinds(leaves), kept_tree, _kinds(kept))
-    return layout.updates.unflatten(map(jnp.asarray, leaves)), layout.state.unflatten(kept)
+    return layout.updates.unflatten(leaves), layout.state.unflatten(kept)
 
 
 def like(tree: Tree, other: Tree) -> Tree:
@@ -85,9 +85,10 @@ def _layout(
                 "state and updates must belong together; got a state with "
                 f"{_describe(old)}, where init makes {_describe(new)} for these updates. Pass "
                 "gradients of the parameters that init saw, and the state of an optimizer with the "
-                "same phi, block_axes and kind of b1 (0 or more); or call init again."
+                "same phi, block_axes and kind of b1 (0 or more); or call init again. Gradients of "
+                "real parameters must be real (jnp.real), of complex ones complex (x.astype)."
             )
-    return Layout(jax.tree.structure(updates), jax.tree.structure(expected))
+    return Layout(*(jax.tree.structure(plain_nodes(x)) for x in (updates, expected)))
 
 
 def _alike(old: Leaf | None, new: Leaf | None) -> bool:

@@ -1,16 +1,35 @@
 """Arithmetic in which no digit is lost, and no finite number becomes one that is not."""
 
-from collections.abc import Iterable
-from functools import partial
+import functools
+import math
+from collections.abc import Callable, Iterable
+from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 from jax.typing import ArrayLike
+from optax import Params, Updates
+
+Tree = TypeVar("Tree")
 
 # For what is done to one leaf: without an outer jit one call instead of one for each operation; in
 # one, nothing but a trace that is made once for each shape.
-inlined = partial(jax.jit, inline=True)
+inlined = functools.partial(jax.jit, inline=True)
+
+
+def apart_on_cpu(g: Tree) -> Tree:
+    """`g` for one more reader, in programs compiled for CPU.
+
+    XLA on CPU stores what two kernels make of the same array, if only one of them is a loop: the
+    squares of a gradient, or a bfloat16 gradient in float32, as large as the parameters. Behind a
+    barrier it takes the reader for one of another array. On GPU and TPU both readers become one
+    kernel, which a barrier would prevent. tests/test_state.py and test_widths.py guard it.
+    """
+    if not any(isinstance(x, Tracer) for x in jax.tree.leaves(g)):
+        return g  # nothing is compiled
+    return jax.lax.platform_dependent(g, cpu=jax.lax.optimization_barrier, default=lambda g: g)
 
 
 def accumulator_dtype(x: ArrayLike, real: bool = False) -> jnp.dtype:
@@ -28,15 +47,29 @@ def widest(dtypes: Iterable[jnp.dtype]) -> jnp.dtype:
 
 @inlined
 def squared(g: jax.Array) -> jax.Array:
-    """|g|^2: optax's convention for complex gradients."""
-    return jnp.real(g * jnp.conj(g)) if jnp.iscomplexobj(g) else g * g
+    """|g|^2 in float32 or wider: optax's convention for complex gradients."""
+    g = widened(g)
+    return g.real * g.real + g.imag * g.imag if jnp.iscomplexobj(g) else g * g
+
+
+def magnitude(g: jax.Array) -> jax.Array:
+    """|g| in float32 or wider."""
+    return jnp.abs(widened(g))
+
+
+def in_range(x: jax.Array) -> jax.Array:
+    """Where a square is at most half of the largest number, so that no mean of such overflows."""
+    return x <= jnp.finfo(x.dtype).max / 2
 
 
 def mean(x: jax.Array, axes: tuple[int, ...] | int | None) -> jax.Array:
-    """The mean, 0 over nothing."""
-    total = jnp.sum(x, axes)
-    # A float, because a leaf may have more elements than an int32 can count.
-    return total / float(max(x.size // max(total.size, 1), 1))
+    """The mean, 0 over nothing. It is finite if `x` is."""
+    over = range(x.ndim) if axes is None else [axes] if isinstance(axes, int) else axes
+    count = math.prod(x.shape[a] for a in over)
+    # The sum of so many may overflow: first the exact part of the quotient, a power of 2. Floats,
+    # because a leaf may have more elements than an int32 can count.
+    power = 2.0 ** max(count - 1, 0).bit_length()
+    return jnp.sum(x * (1 / power), axes) / (max(count, 1) / power)
 
 
 def root(x: jax.Array) -> jax.Array:
@@ -75,29 +108,83 @@ def one_minus_power(b: ArrayLike, k: jax.Array, dtype: jnp.dtype) -> jax.Array:
 
 @inlined
 def rescaled(m: jax.Array, scale: jax.Array, clip: ArrayLike | None) -> jax.Array:
-    """Returns m * scale, at most `clip`, and finite wherever m is finite."""
-    u = m * scale.astype(m.dtype)
+    """Returns m * scale, at most `clip`, and finite wherever m is finite.
+
+    A clip below 0, which only a traced one can be, is one at 0.
+    """
     info = jnp.finfo(m.dtype)
-    limit = jnp.asarray(info.max)
+    limit, scale = jnp.asarray(info.max), scale.astype(info.dtype)
     if clip is not None:
-        limit = jnp.minimum(jnp.asarray(clip, info.dtype), limit)
-    return jax.lax.select(jnp.isfinite(m), clipped(u, limit), u)
+        clip = jnp.asarray(clip, info.dtype)
+        limit = jnp.where(clip > 0, jnp.minimum(clip, limit), 0)
+    if not jnp.iscomplexobj(m):
+        u = m * scale
+        return jax.lax.select(jnp.isfinite(m), jax.lax.clamp(-limit, u, limit), u)
+    # Of m / 2^k, whose magnitude is between 1 and 3, no step below can over- or underflow.
+    unit, k = _unit(m)
+    size = root(squared(unit))
+    large = jnp.ldexp(size * scale, k) > limit
+    factor = jnp.where(large, limit / jnp.where(large, size, 1), scale)
+    unit, m = (jax.lax.complex(x.real * factor, x.imag * factor) for x in (unit, m))
+    return jnp.where(large, unit, m)
 
 
-def clipped(u: jax.Array, limit: jax.Array) -> jax.Array:
-    """Every element of `u`, at most of magnitude `limit`."""
-    if not jnp.iscomplexobj(u):
-        return jax.lax.clamp(-limit, u, limit)
-    size = jnp.abs(u)
-    large = size > limit
-    return u * jnp.where(large, limit / jnp.where(large, size, 1), 1).astype(u.dtype)
+def _unit(z: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """That part of `z` = part 2^k of which the larger component is in [1, 2), and k."""
+    k = exponent(jnp.maximum(abs(z.real), abs(z.imag)))
+    return jax.lax.complex(jnp.ldexp(z.real, -k), jnp.ldexp(z.imag, -k)), k
 
 
-@partial(inlined, static_argnames="dtype")
-def narrowed(u: jax.Array, dtype: jnp.dtype) -> jax.Array:
+def exponent(x: jax.Array) -> jax.Array:
+    """The k for which x / 2^k is in [1, 2): a constant to what differentiates by x."""
+    return jnp.frexp(jax.lax.stop_gradient(x))[1] - 1
+
+
+def bounded(f: Callable[..., jax.Array], *inputs: jax.Array) -> jax.Array:
+    """f(*inputs), a real linear combination, at most the largest number where these are finite.
+
+    The mean of largest numbers, rounded up, would overflow, and m would stay infinite.
+    """
+    if jnp.iscomplexobj(inputs[0]):
+        parts = ([x.real for x in inputs], [x.imag for x in inputs])
+        return jax.lax.complex(*(bounded(f, *part) for part in parts))
+    x, largest = f(*inputs), jnp.finfo(inputs[0].dtype).max
+    size = functools.reduce(jnp.maximum, map(abs, inputs))
+    return jax.lax.select(size <= largest, jax.lax.clamp(-largest, x, largest), x)
+
+
+def widened(x: ArrayLike) -> jax.Array:
+    """`x` in float32 or wider, if it is a float or complex number."""
+    x = jnp.asarray(x)
+    return x.astype(accumulator_dtype(x)) if jnp.issubdtype(x.dtype, jnp.inexact) else x
+
+
+def narrowed(u: Updates, updates: Updates, params: Params | None) -> Updates:
+    """`u`, whose leaves are wide, in the dtypes that an optimizer gives its updates.
+
+    That is the wider of the gradient's and, where `params` are given for all of `updates`, the
+    parameter's, as in ``optax.adam``.
+    """
+    leaves, tree = jax.tree.flatten(u)
+    given, theirs = jax.tree.leaves(updates), jax.tree.leaves(params)
+    if len(theirs) != len(given):
+        theirs = given
+    with jax.numpy_dtype_promotion("standard"):
+        dtypes = map(jnp.promote_types, map(jnp.result_type, given), map(jnp.result_type, theirs))
+    return tree.unflatten(map(_narrowed, leaves, dtypes))
+
+
+@functools.partial(inlined, static_argnums=1)
+def _narrowed(u: jax.Array, dtype: jnp.dtype) -> jax.Array:
     """`u` in `dtype`, of which a finite one becomes at most the largest number."""
     info, wide = jnp.finfo(dtype), jnp.finfo(u.dtype)
     if info.max >= wide.max:
         return u.astype(dtype)
     limit = jnp.asarray(info.max, wide.dtype)
-    return jax.lax.select(jnp.isfinite(u), clipped(u, limit), u).astype(dtype)
+
+    def real(u: jax.Array) -> jax.Array:
+        return jax.lax.select(jnp.isfinite(u), jax.lax.clamp(-limit, u, limit), u)
+
+    return (jax.lax.complex(real(u.real), real(u.imag)) if jnp.iscomplexobj(u) else real(u)).astype(
+        dtype
+    )

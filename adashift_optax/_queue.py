@@ -1,6 +1,7 @@
 """The queue of gradients: in which dtype a slot holds them, and by what they are scaled."""
 
 import dataclasses
+import math
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -9,9 +10,9 @@ import jax.numpy as jnp
 from jax.custom_derivatives import SymbolicZero
 from optax import OptState, Params, Updates
 
-from adashift_optax._blocks import Axes, WholeLeaves
+from adashift_optax._blocks import Blocks
 from adashift_optax._delay import DelayLine, after
-from adashift_optax._numbers import accumulator_dtype, inlined
+from adashift_optax._numbers import accumulator_dtype, apart_on_cpu, inlined, widened
 
 in_dtype = partial(inlined, static_argnames="dtype")
 
@@ -84,7 +85,7 @@ class NarrowQueue(Queue):
     """
 
     dtype: jnp.dtype
-    peaks: WholeLeaves | Axes
+    peaks: Blocks
 
     @property
     def held_as(self) -> str:
@@ -104,7 +105,7 @@ class NarrowQueue(Queue):
         # What enters the window must be what later leaves it, or the difference stays in m.
         if not isinstance(queue, Scaled):
             return self._push_rounded(queue, g, slot)
-        peaks = self.peaks.reduce(g, jax.tree.map(lambda ring: ring[0], queue.scale))
+        peaks = self.peaks.reduce(apart_on_cpu(g), jax.tree.map(lambda ring: ring[0], queue.scale))
         scale = jax.tree.map(partial(_scale, dtype=self.dtype), peaks)
         scales, old = DelayLine(self.n).push(queue.scale, scale, slot)
         scale, old_scale = (self.peaks.spread(s, g) for s in (scale, old))
@@ -145,13 +146,16 @@ def _scale(peak: jax.Array, dtype: jnp.dtype) -> jax.Array:
     bound = jnp.finfo(peak.dtype).maxexp - 28
     # Nor may what is rounded up in the queue overflow when it leaves: the largest is cut off.
     top = min(bound, jnp.finfo(peak.dtype).maxexp - 2 ** (jnp.finfo(dtype).nexp - 1))
-    exponent = jnp.ceil(jnp.log2(peak / _largest(dtype)))
-    return jnp.exp2(jnp.clip(jnp.nan_to_num(exponent, nan=bound), -bound, top))
+    # By exponents alone: XLA's logarithms and powers of 2 are not exact.
+    (digits, k), (most, at) = jnp.frexp(peak), math.frexp(_largest(dtype))
+    k = jnp.where(jnp.isfinite(peak), k - at + (digits > most).astype(jnp.int32), bound)
+    return jnp.ldexp(jnp.ones_like(peak), jnp.clip(k, -bound, top))
 
 
 @in_dtype
 def _rounded(g: jax.Array, dtype: jnp.dtype) -> jax.Array:
-    """`g` rounded to what a slot can hold, in its own dtype."""
+    """`g` rounded to what a slot can hold, in float32 or wider."""
+    g = widened(g)
     info, largest = jnp.finfo(dtype), jnp.asarray(_largest(dtype), g.dtype)
     g = jnp.where(jnp.isfinite(g), jnp.clip(g, -largest, largest), g)
     # Not by converting back and forth, which XLA may drop as excess precision.

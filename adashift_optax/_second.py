@@ -13,7 +13,14 @@ from optax import OptState, Params, Updates
 from adashift_optax._blocks import Blocks, real_zeros
 from adashift_optax._clock import Step
 from adashift_optax._delay import DelayLine, after, after_on_cpu
-from adashift_optax._numbers import inlined, inverse_root, one_minus_power, squared, widest
+from adashift_optax._numbers import (
+    in_range,
+    inlined,
+    inverse_root,
+    one_minus_power,
+    squared,
+    widest,
+)
 
 Kept = TypeVar("Kept")  # the fields `nu` and `nu_queue` of the state
 Cells = tuple[OptState, OptState]
@@ -109,8 +116,8 @@ class OfSegments(SecondMoment[Segments]):
         self, kept: Segments, g: Updates, g_out: Updates | None, now: Step, b2: ArrayLike
     ) -> tuple[Segments, OptState]:
         (nu, (first, second)), half, phase = kept, self.n // 2, now.phase
-        starts, fades = (phase == 0, phase == half), (b2**half, b2 ** (self.n - half))
-        nu = jax.tree.map(partial(_joined, starts, fades), nu, first, second)
+        starts, losses = (phase == 0, phase == half), (1 - b2**half, 1 - b2 ** (self.n - half))
+        nu = jax.tree.map(partial(_joined, starts, losses), nu, first, second)
         first = jax.tree.map(partial(_grown, starts[0], phase < half, 1 - b2), first, g, nu)
         second = jax.tree.map(partial(_grown, starts[1], phase >= half, 1 - b2), second, g, nu)
         in_v = now.t - 1 - phase - jnp.where(phase < half, self.n - half, 0)
@@ -119,11 +126,12 @@ class OfSegments(SecondMoment[Segments]):
 
 @inlined
 def _joined(
-    starts: tuple[jax.Array, ...], fades: tuple[ArrayLike, ...], v: jax.Array, *segments: jax.Array
+    starts: tuple[jax.Array, ...], losses: tuple[ArrayLike, ...], v: jax.Array, *segments: jax.Array
 ) -> jax.Array:
-    """`v` with the segment that starts anew, whose squares make it fade."""
-    for start, fade, segment in zip(starts, fades, segments, strict=True):
-        v = jax.lax.select(start, jnp.asarray(fade, v.dtype) * v + segment, v)
+    """`v` with the segment that starts anew, for whose squares it loses a share."""
+    for start, loss, segment in zip(starts, losses, segments, strict=True):
+        joined = (v - jnp.asarray(loss, v.dtype) * v) + segment
+        v = jax.lax.select(start, joined, v)
     return v
 
 
@@ -141,8 +149,8 @@ def _grown(
     It is made after `v`, which has read it.
     """
     x = squared(g).astype(v.dtype)
-    # Not finite counts as 0: reading vhat here would make XLA copy all three arrays.
-    x = jnp.where(jnp.isfinite(x), x, 0)
+    # What is out of range counts as 0: reading vhat here would make XLA copy all three arrays.
+    x = jnp.where(in_range(x), x, 0)
     grown = _decayed(jnp.where(start, 0, segment), x, a)
     return after(v, jax.lax.select(current, grown, segment))
 
@@ -156,8 +164,8 @@ def _averaged(v: OptState, x: OptState, b2: ArrayLike, k: jax.Array) -> tuple[Op
 
 @inlined
 def _average(v: jax.Array, x: jax.Array, a: ArrayLike, to_vhat: jax.Array) -> jax.Array:
-    """b2 v + (1 - b2) x, where an x that is not finite (overflow included) counts as vhat."""
-    return _decayed(v, jnp.where(jnp.isfinite(x), x, v * to_vhat.astype(v.dtype)), a)
+    """b2 v + (1 - b2) x, where an x that is out of range counts as vhat."""
+    return _decayed(v, jnp.where(in_range(x), x, v * to_vhat.astype(v.dtype)), a)
 
 
 def _decayed(v: jax.Array, x: jax.Array, a: ArrayLike) -> jax.Array:

@@ -80,9 +80,8 @@ SHAPES = apart(r"\['a'\]", r"float32\[{}\] at .*\['a'\]")
 LAYOUT = apart(r" at \.{}\b", "")
 COUNT = apart(r"{} at \.count", r"int32\[\] at \.count")
 NO_STATE = "state must be the ScaleByAdashiftState .*got {}. Keep one state"
-KIND = r"n=2,window=sliding,queue_dtype={}; got n={},window={},queue_dtype={}\. Pass"
+KIND = apart(r"n={},window={},queue_dtype={}'\]", "n=2,window=sliding,queue_dtype=None'.")
 NO_NUMBER = r"{} must be float or complex; got dtype {}.*optax.masked"
-MASK = r"mask must be None, a tree of bools.*got {}.*Pass True"
 KEY = jax.random.key(0)
 FLOAT0 = jax.grad(lambda x: 1.0, allow_int=True)(INTS)
 V, T = ValueError, TypeError
@@ -168,17 +167,17 @@ BAD = {
     "of n": (
         update(TREE, init=lambda n: scale_by_adashift(3)),
         V,
-        KIND.format(None, 3, "sliding", None),
+        KIND.format(3, "sliding", None),
     ),
     "of window": (
         update(TREE, window="hopping", new={}),
         V,
-        KIND.format(None, 2, "hopping", None),
+        KIND.format(2, "hopping", None),
     ),
     "of queue_dtype": (
         update(TREE, queue_dtype="float16", new={}),
         V,
-        KIND.format(None, 2, "sliding", "float16"),
+        KIND.format(2, "sliding", "float16"),
     ),
     "max to none": (update(ONES, ONES, new={"phi": "none"}), V, LAYOUT.format("nu")),
     "none to max": (update(ONES, ONES, phi="none", new={}), V, LAYOUT.format("nu")),
@@ -226,30 +225,34 @@ BAD = {
         V,
         apart(r"\[1\] at .clock", ""),
     ),
-    "no clock": (update(TREE, change=having(clock=None)), V, "with n=2,.*got NoneType"),
+    "no clock": (update(TREE, change=having(clock=None)), V, apart(r"\.mu.'a'.", ".clock.*")),
     "narrow state": (update(TREE, change=narrowed), V, apart("bfloat16.* at .mu", "")),
     # Parameters, masks and rates
-    "params None": (decayed(None), V, "params must be given to update.*got None.*Call update"),
+    "params None": (decayed(None), V, "requires the current value of parameters"),  # Optax's
     "params of other shapes": (
         decayed({**TREE, "a": MATRIX[:1]}),
         V,
         r"params must have the shapes .*got \[1, 4\] at \['a'\] for an update of \[3, 4\]",
     ),
-    "params of other names": (decayed(RENAMED), V, "params must be a tree like updates; got .*'c'"),
-    "mask text": (decayed(TREE, mask="yes"), T, MASK.format("'yes' at the root")),
-    "mask leaf text": (decayed(TREE, mask={"a": "no", "b": True}), T, MASK.format("'no' at ..a")),
-    "mask number": (decayed(TREE, mask=3), T, MASK.format("3")),
-    "mask array": (decayed(TREE, mask={"a": ONES > 0}), T, MASK.format("array")),
-    "mask callable": (decayed(TREE, mask=lambda p: "no"), T, MASK.format("'no'")),
-    "mask of other names": (decayed(TREE, mask={"c": True}), V, "mask must be a tree like the par"),
-    "decay text": (decayed(TREE, weight_decay="1"), T, "weight_decay must be a real number.*'1'"),
+    "params of other names": (decayed(RENAMED), V, "different pytree metadata"),  # JAX's
+    "mask called": (
+        decayed(TREE, mask=True, weight_decay=jnp.float32(0.1)),
+        T,
+        r"mask must be .*got True.*\(\*STATIC_ARGS, .mask",
+    ),
+    "mask of other names": (decayed(TREE, mask={"c": True}), V, "different numbers of pytree"),
+    "decay text": (decayed(TREE, weight_decay="1"), T, "weight_decay must be a real scalar.*'1'"),
     "decay NaN": (decayed(TREE, weight_decay=np.nan), V, "weight_decay must be finite.*got nan"),
-    "rate text": (scheduled(learning_rate="0.1"), T, "learning_rate must be a number .*'0.1'"),
-    "rate None": (scheduled(learning_rate=None), T, "learning_rate must be a number .*got None"),
-    "rate True": (scheduled(learning_rate=True), T, "learning_rate must be a number .*got True"),
+    "rate text": (
+        scheduled(learning_rate="0.1"),
+        T,
+        "learning_rate must be a real scalar; got '0.1'",
+    ),
+    "rate None": (scheduled(learning_rate=None), T, "learning_rate must be a real .*got None"),
+    "rate True": (scheduled(learning_rate=True), T, "learning_rate must be a real .*got True"),
     "rate NaN": (scheduled(learning_rate=np.nan), V, "learning_rate must be finite; got nan"),
-    "rate vector": (scheduled(learning_rate=ONES), T, r"learning_rate must be .*float32\[3\]"),
-    "rates": (scheduled(learning_rate=lambda t: ONES), T, r"learning_rate must .*float32\[3\]"),
-    "clips": (scheduled(clip_value=lambda t: ONES), T, r"clip_value must be a real .*float32\[3\]"),
+    "rate vector": (scheduled(learning_rate=ONES), T, r"learning_rate must be .*array\(\[1"),
+    "rates": (scheduled(learning_rate=lambda t: ONES), T, r"learning_rate must .*array\(\[1"),
+    "clips": (scheduled(clip_value=lambda t: ONES), T, r"clip_value must be a real .*array\(\[1"),
     "clip None": (scheduled(clip_value=lambda t: None), T, "clip_value must be a real .*got None"),
 }

@@ -34,15 +34,22 @@ class Leaf:
     shape: tuple[int, ...]
     dtype: str
     axes: tuple[int, ...] | None
+    params: str | None = None  # the dtype of the parameter, where the gradient has another
 
     @property
     def info(self):
-        return jnp.finfo(self.dtype)
+        return jnp.finfo(self.updates)
+
+    @property
+    def updates(self):
+        """The dtype of updates where parameters are given: the wider of the two."""
+        return np.dtype(jnp.promote_types(self.dtype, self.params or self.dtype)).name
 
     @property
     def held(self):
-        """The float type that m is computed in."""
-        return "float64" if self.dtype in ("float64", "complex128") else "float32"
+        """The float type that m is computed in, at least."""
+        wide = {"float64", "complex128"}
+        return "float64" if {self.dtype, self.params or self.dtype} <= wide else "float32"
 
 
 # What magnitudes of gradients span, in powers of 10 each way: no square, nor the ratio of two of
@@ -160,7 +167,7 @@ def gradients(tree, steps, kind, seed):
 
 
 def zeros(tree):
-    return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), tree)
+    return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.params or leaf.dtype), tree)
 
 
 def scan(tx, grads, params):
@@ -194,26 +201,35 @@ def left_weights(n, b1, t):
     return w / sum(b1**i for i in range(n))
 
 
-def expected(leaf, grads, n, b1, b2, eps, phi, window, clip_value=None, axes=None, off=0.0):
+def expected(
+    leaf, grads, n, b1, b2, eps, phi, window, clip_value=None, axes=None, off=0.0, of=None
+):  # fmt: skip
     """The reference's updates of one leaf, [steps, *shape], and how far off ours may be.
 
     `off`: what relative error of gradients, of those in v too, may do to updates.
+    `of`: the gradients that v is made of, if a queue rounds those of m.
     """
     largest = float(leaf.info.max)  # finite gradients give finite updates
 
     def clip(count):
         value = clip_value(count) if callable(clip_value) else clip_value
-        return largest if value is None else min(largest, float(value))
+        return largest if value is None else min(largest, max(0.0, float(value)))
 
     phi = ordered(np) if phi == "ordered" else phi
     args = n, b1, b2, eps, phi, axes
-    want, scales = map(np.array, reference.adashift(list(grads), *args, clip, window))
+    want, scales = map(np.array, reference.adashift(list(grads), *args, clip, window, of))
     allowed, moves = (TOLERANCE[leaf.held] + off) * scales, scales > 0
     if window == "sliding":
-        left = np.array(reference.adashift(list(grads), *args, None, left_weights)[1])
+        left = np.array(reference.adashift(list(grads), *args, None, left_weights, of)[1])
         allowed, moves = allowed + float(jnp.finfo(leaf.held).eps) / 2 * left, moves | (left > 0)
-    # Rounded to the dtype of the gradients at last, denormals perhaps to 0.
-    least = leaf.info.smallest_subnormal if leaf.dtype == "float16" else leaf.info.tiny
+    # Where the clip cuts off much, what remains is its own value, in the direction of m.
+    size = np.abs(np.array(reference.adashift(list(grads), *args, None, window, of)[0]))
+    cut = (size > 2 * np.abs(want)) & (size > 2 * allowed)
+    share = np.divide(allowed, size, out=np.zeros_like(allowed), where=cut)
+    clipped = np.abs(want) * (2 * share + TOLERANCE[leaf.held])
+    allowed = np.where(cut, np.minimum(allowed, clipped), allowed)
+    # Rounded to the dtype of the updates at last, denormals perhaps to 0.
+    least = leaf.info.smallest_subnormal if leaf.updates == "float16" else leaf.info.tiny
     rounded = float(leaf.info.eps) / 2 * np.abs(want) + float(least)
     return want, np.where(moves, allowed + rounded, 0)
 

@@ -167,13 +167,16 @@ def support_v(n: int, phi_elementwise: bool, window: str, t: int) -> set[int]:
     return set(range(1, t - n + 1))
 
 
-def _run(
-    grads, n, b1, b2, eps, phi, axes=None, clip=None, window="sliding", early=0, lag=0, guard=True
-):
+def _wide(grads):
+    return [np.asarray(g, np.complex128 if np.iscomplexobj(g) else np.float64) for g in grads]
+
+
+def _run(grads, n, b1, b2, eps, phi, axes=None, clip=None, window="sliding", of=None, **fault):
     """Algorithm 1. Faults: v reads g_{t-n+early}; exponent t-n-lag; no guard: m/eps at v = 0."""
-    grads = [np.asarray(g, np.complex128 if np.iscomplexobj(g) else np.float64) for g in grads]
+    early, lag, guard = (fault.get(*pair) for pair in (("early", 0), ("lag", 0), ("guard", True)))
+    grads, of = _wide(grads), _wide(grads if of is None else of)
     with np.errstate(all="ignore"):
-        squares = [np.asarray(g.real**2 + g.imag**2) for g in grads]
+        squares = [np.asarray(g.real**2 + g.imag**2) for g in of]
         delayed = [squares[t - n + early - 1] for t in range(n + 1, len(grads) + 1)]
         if phi == "none" and window == "hopping":
             pairs = _segments(squares, n, b2)
@@ -208,16 +211,9 @@ def _run(
 
 
 def adashift(
-    grads: list,
-    n: int,
-    b1: float,
-    b2: float,
-    eps: float,
-    phi,
-    axes=None,
-    clip=None,
-    window="sliding",
-) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    grads: list, n: int, b1: float, b2: float, eps: float, phi, axes=None, clip=None,
+    window="sliding", of=None,
+) -> tuple[list[np.ndarray], list[np.ndarray]]:  # fmt: skip
     """The updates u_t of one leaf, and what their rounding error is to be measured against.
 
     `scales[t-1]` is u_t with every g replaced by |g| and no clip: it does not shrink where the
@@ -225,10 +221,11 @@ def adashift(
     `phi`: 'max', 'mean', 'none', 'factored' (a leaf of rank < 2: 'none', delayed by exactly n under
     either window) or a function of a block. `axes` is for a phi that reduces blocks.
     `window`: 'sliding', 'hopping' or weights (n, b1, t) -> w of other sums of gradients than m.
+    `of`: the gradients that v is made of, if they are others than those of m (by rounding).
     """
     if window not in ("sliding", "hopping") and not callable(window):
         raise ValueError(f"window must be 'sliding', 'hopping' or weights, got {window!r}")
-    return _run(grads, n, b1, b2, eps, phi, axes, clip, window)
+    return _run(grads, n, b1, b2, eps, phi, axes, clip, window, of)
 
 
 def _fault(**switch):

@@ -10,16 +10,15 @@ import reference
 from adashift_optax import STATIC_ARGS, adashift, adashiftw, scale_by_adashift
 
 BAD = {
-    "n zero": (dict(n=0), ValueError, "n must be at least 1.*got 0.*Pass"),
-    "n negative": (dict(n=-3), ValueError, "n must be at least 1.*got -3"),
-    "n float": (dict(n=10.0), TypeError, "n must be a positive int.*got 10.0"),
-    "n bool": (dict(n=True), TypeError, "n must be a positive int.*got True"),
-    "n array": (dict(n=jnp.int32(3)), TypeError, "n must be a Python int.*static_args"),
+    "n zero": (dict(n=0), ValueError, r"n must be a Python int in \[1, 46340\].*got 0.*Pass"),
+    "n float": (dict(n=10.0), ValueError, "n must be a Python int.*got 10.0"),
+    "n bool": (dict(n=True), ValueError, "n must be a Python int.*got True"),
+    "n array": (dict(n=jnp.int32(3)), ValueError, "n must be a Python int.*static_args"),
     "b1 one": (dict(b1=1.0), ValueError, r"b1 must be in \[0, 1\).*got 1.0.*Pass"),
     "b1 negative": (dict(b1=-0.1), ValueError, r"b1 must be in \[0, 1\).*got -0.1"),
     "b1 nan": (dict(b1=float("nan")), ValueError, r"b1 must be in \[0, 1\).*got nan"),
-    "b1 text": (dict(b1="0.9"), TypeError, "b1 must be a real number.*got '0.9'"),
-    "b1 vector": (dict(b1=jnp.ones(2)), TypeError, r"b1 must be a real scalar; got float32\[2\]"),
+    "b1 text": (dict(b1="0.9"), TypeError, "b1 must be a real scalar; got '0.9'"),
+    "b1 vector": (dict(b1=jnp.ones(2)), TypeError, r"b1 must be a real scalar; got Array\("),
     "b2 one": (dict(b2=1), ValueError, r"b2 must be in \[0, 1\).*got 1\."),
     "b2 bfloat16": (dict(b2=jnp.bfloat16(0.9)), ValueError, "b2 .*bfloat16.*hyperparam_dtype"),
     "eps negative": (dict(eps=-1e-8), ValueError, "eps must be finite and >= 0; got -1e-08"),
@@ -27,9 +26,9 @@ BAD = {
     "phi unknown": (
         dict(phi="median"),
         ValueError,
-        "phi must be 'max' or .*callable; got 'median'",
+        "phi must be 'max' or .*'factored'; got 'median'",
     ),
-    "phi None": (dict(phi=None), TypeError, "phi must be 'max' or .*callable; got None"),
+    "phi None": (dict(phi=None), ValueError, "phi must be 'max' or .*; got None"),
     "window unknown": (dict(window="jump"), ValueError, "window must be 'sliding' or .*got 'jump'"),
     "axes int": (dict(block_axes=1), TypeError, "block_axes must be None, a tuple of ints.*got 1"),
     "axes text": (dict(block_axes=("x",)), TypeError, r"block_axes must be .*got \('x',\)"),
@@ -38,11 +37,10 @@ BAD = {
         ValueError,
         "queue_dtype must be None or .*int8",
     ),
-    "queue text": (dict(queue_dtype="bits"), ValueError, "queue_dtype must be None.*got 'bits'"),
-    "n huge": (dict(n=10**6), ValueError, "n must be at most 46340.*got 1000000"),
+    "n huge": (dict(n=10**6), ValueError, "n must be .* 46340.*got 1000000"),
     "clip zero": (dict(clip_value=0), ValueError, "clip_value must be > 0.*got 0"),
     "clip negative": (dict(clip_value=-1.0), ValueError, "clip_value must be .*got -1.0"),
-    "clip text": (dict(clip_value="1"), TypeError, "clip_value must be a real number.*got '1'"),
+    "clip text": (dict(clip_value="1"), TypeError, "clip_value must be a real scalar; got '1'"),
 }
 
 
@@ -105,9 +103,9 @@ def test_updates_that_are_not_what_init_saw(phi):
 
 
 def test_traced_n_is_told_to_be_static():
-    with pytest.raises(TypeError, match=r"n must be a Python int.*static_args.*STATIC_ARGS"):
-        optax.inject_hyperparams(adashift)(0.1).init(jnp.ones(2))
-    with pytest.raises(TypeError, match="n must be a Python int"):
+    with pytest.raises(ValueError, match=r"n must be a Python int.*static_args.*STATIC_ARGS"):
+        optax.inject_hyperparams(adashift)(0.1, n=10).init(jnp.ones(2))
+    with pytest.raises(ValueError, match="n must be a Python int"):
         jax.jit(lambda n: scale_by_adashift(n).init(jnp.ones(2)))(3)
 
 
@@ -169,7 +167,7 @@ def test_state_of_another_optimizer_or_n():
         (scale_by_adashift(10), "n=10,window=sliding,queue_dtype=None"),
         (scale_by_adashift(10, queue_dtype="float16"), "n=10,window=sliding,queue_dtype=float16"),
     ]:
-        message = f"with n=10,window=hopping,queue_dtype=None; got {name}. .*call init"
+        message = f"{name}'], where init makes .*n=10,window=hopping,queue_dtype=None.*call init"
         with pytest.raises(ValueError, match=message):
             jax.jit(tx.update)(params, other.init(params))
     # Where n, window and queue_dtype have no part in it, they do not tell states apart.

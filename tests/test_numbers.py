@@ -4,6 +4,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import random_cases as cases
+import reference
 
 from adashift_optax import scale_by_adashift
 
@@ -85,3 +87,42 @@ def test_float32_inside_whatever_the_gradients_are():
     """v of float16 gradients of 1e-4 would be 1e-8: below float16's smallest number."""
     updates, _ = steps(scale_by_adashift(2), [jnp.full(3, 1e-4, jnp.float16)] * 6)
     np.testing.assert_allclose(updates[-1], 1, rtol=1e-3)
+
+
+VARIANTS = [{"phi": phi, "window": w} for phi in cases.PHIS for w in ("sliding", "hopping")]
+
+
+STEPS = 20_000
+
+
+@pytest.mark.parametrize(("b2", "rtol"), [(0.999, 1.5e-6), (0.9999, 1e-5)])
+def test_the_recurrence_has_no_bias(b2, rtol):
+    """After many steps v is the weighted mean of the squares: b2 v in float32 is off by more.
+
+    With b1 = 0 the update is g / sqrt(vhat); the reference here is the recurrence in float64.
+    """
+    n, grads = 4, np.random.default_rng(0).standard_normal((STEPS, 3)).astype(np.float32)
+    make = {"n": n, "b1": 0, "b2": b2, "eps": 0}
+    txs = [scale_by_adashift(**make, **cases.library(kwargs)) for kwargs in VARIANTS]
+
+    @jax.jit
+    def run(grads):
+        def step(states, g):
+            pairs = [tx.update(g, state) for tx, state in zip(txs, states, strict=True)]
+            return [state for _, state in pairs], None
+
+        states, _ = jax.lax.scan(step, [tx.init(grads[0]) for tx in txs], grads[:-1])
+        return [tx.update(grads[-1], state)[0] for tx, state in zip(txs, states, strict=True)]
+
+    squares = grads.astype(float) ** 2
+    blocks = {"max": np.max, "mean": np.mean, "ordered": cases.ordered(np)}
+    for kwargs, u in zip(VARIANTS, run(grads), strict=True):
+        last = STEPS - n
+        if kwargs == {"phi": "none", "window": "hopping"}:
+            last = reference.last_before_previous_segment(n, STEPS)
+        v = 0.0
+        for square in squares[:last]:
+            x = blocks[kwargs["phi"]](square) if kwargs["phi"] in blocks else square
+            v = b2 * v + (1 - b2) * x
+        want = grads[-1] / np.sqrt(v / (1 - b2**last))
+        np.testing.assert_allclose(u, want, rtol=rtol, err_msg=str(kwargs))

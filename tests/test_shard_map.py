@@ -125,5 +125,5 @@ def test_axis_name_out_of_place():
     tx = adashift(0.1, axis_name="x")
     params = {"w": jnp.ones(4)}
     state = tx.init(params)
-    with pytest.raises(ValueError, match=r"axis_name must name axes .* got 'x'.*jax.jit"):
+    with pytest.raises(NameError, match=r"unbound axis name: x.*jax\.shard_map"):  # JAX's
         jax.jit(tx.update)(params, state)
