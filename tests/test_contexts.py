@@ -195,6 +195,7 @@ def test_leaves_of_2_to_the_31_and_more_elements(phi, shape, kwargs):
     assert jax.tree.map(jnp.shape, new) == jax.tree.map(jnp.shape, state)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", [(2**31,), (2**16, 2**17), (3, 2**31)], ids=str)
 def test_the_mean_of_2_to_the_31_and_more_elements(shape):
     """Of equal squares it is the square. XLA knows the sum of a broadcast: nothing is so large."""
