@@ -3,13 +3,16 @@ PYTHON ?= python3
 BIN := .venv/bin
 SPHINX = $(BIN)/sphinx-build --quiet --fail-on-warning --keep-going -c docs -d docs/_build/doctrees
 
-.PHONY: demo distributed-demo notebooks test lint bench docs release-check clean
+.PHONY: demo distributed-demo notebooks check test lint bench docs release-check clean
 
 demo: .venv/demo
 	$(BIN)/python -m adashift_optax
 
 distributed-demo: .venv/distributed
 	$(BIN)/python docs/fsdp.py
+
+check: lint
+	$(BIN)/python -m pytest -n 2 --dist worksteal --quick
 
 test: lint
 	$(BIN)/python -m pytest -n 2 --dist worksteal

@@ -33,7 +33,9 @@ def unboxed(tree: Params) -> Params:
     def value(x: Any) -> Params:
         if not is_box(x):
             return x
-        return unboxed(x.get_value() if hasattr(x, "get_metadata") else x.unbox())
+        # Not by its methods, which on a mesh want an array in it.
+        (inner,) = jax.tree.leaves(x, is_leaf=lambda y: y is not x)
+        return unboxed(inner)
 
     return jax.tree.map(value, tree, is_leaf=is_box)
 

@@ -164,7 +164,8 @@ def check_state(state: object, of: type[State]) -> State:
     if not isinstance(state, of):
         raise TypeError(
             f"state must be the {of.__name__} that init or the last update returned; got "
-            f"{type(state).__name__}. Keep one state per optimizer."
+            f"{type(state).__name__}. Keep one state per optimizer; if it comes from a checkpoint, "
+            "restore it into the target tx.init(params)."
         )
     return state
 

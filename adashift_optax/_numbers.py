@@ -134,8 +134,10 @@ def rescaled(m: jax.Array, scale: jax.Array, clip: ArrayLike | None) -> jax.Arra
     size = root(squared(unit))
     large = size * scale > jnp.ldexp(limit, -k)
     factor = jnp.where(large, limit / jnp.where(large, size, 1), scale)
-    unit, m = (jax.lax.complex(x.real * factor, x.imag * factor) for x in (unit, m))
-    return jnp.where(large, unit, m)
+    most = jnp.where(large, limit, info.max)  # limit / size may have been rounded up
+    unit, m = jnp.where(large, unit, m), jnp.isfinite(m)
+    u = [jax.lax.clamp(-most, x * factor, most) for x in (unit.real, unit.imag)]
+    return jnp.where(m, jax.lax.complex(*u), jnp.nan)
 
 
 def _unit(z: jax.Array) -> tuple[jax.Array, jax.Array]:

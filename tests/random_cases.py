@@ -237,10 +237,3 @@ def expected(
 def assert_within(got, want, allowed):
     error = np.abs(np.asarray(got, want.dtype) - want)
     assert np.all(error <= allowed), f"off by {error[~(error <= allowed)]}"
-
-
-def assert_near(tree, grads, updates, others, args):
-    """Two programs that may add in another order, so that bits differ: as to the reference."""
-    for leaf, g, u, v in zip(*map(jax.tree.leaves, (tree, grads, updates, others)), strict=True):
-        want, allowed = expected(leaf, g, **args, axes=leaf.axes)
-        assert_within(u, np.asarray(v, want.dtype), allowed)

@@ -32,6 +32,8 @@ OPTIMIZERS = {  # of the two rates in JOBS and of n
 }
 KEY = jax.random.key(0)
 
+pytestmark = pytest.mark.slow
+
 
 def fading(rate):
     """A schedule: at a constant rate delayed steps swing about the minimum of a noise-free loss."""

@@ -14,8 +14,11 @@ import pytest
 from common import rings
 from contract import (
     FROZEN,
+    LAYOUT_PARTS,
+    LAYOUTS,
     NARROW,
     OPTIMIZERS,
+    PARTS,
     RATE,
     SHAPES,
     STEPS,
@@ -23,12 +26,15 @@ from contract import (
     WRAPPERS,
     N,
     Wrapper,
+    differing,
     make_params,
     oracles,
     reference_updates,
     run,
 )
 from contract_runs import RUNS, jitted
+
+from adashift_optax import scale_by_adashift
 
 PAGE = Path(__file__).parent.parent / "docs" / "contract.md"
 PLAIN = Wrapper("")
@@ -50,43 +56,54 @@ def ours(variant, context=PLAIN):
     }
 
 
-def cells(make):
-    """make(variant) of all variants, side by side in one program: it compiles twice as fast."""
-    return {f"{variant}: {name}": tx for variant in VARIANTS for name, tx in make(variant).items()}
+def cells(make, part):
+    """make(variant) of the variants of `part`, side by side."""
+    return {f"{variant}: {name}": tx for variant in part for name, tx in make(variant).items()}
 
 
-def wanted(context):
-    return run(cells(lambda variant: oracles(VARIANTS[variant])), context, jitted)[0]
+def wanted(context, part):
+    return run(cells(lambda variant: oracles(VARIANTS[variant]), part), context, jitted)[0]
 
 
-plainly_wanted = functools.cache(lambda: wanted(PLAIN))
+plainly_wanted = functools.cache(functools.partial(wanted, PLAIN))
 
 
-def differing(updates, wanted):
-    """The cells whose updates are not the reference's."""
-    names = {}
-    for u, want in zip(updates, wanted, strict=True):
-        for cell in want:
-            equal = jax.tree.map(lambda x, y: np.allclose(x, y, 1e-9, 1e-12), u[cell], want[cell])
-            if not all(jax.tree.leaves(equal)):
-                names[cell] = None
-    return list(names)
-
-
+@pytest.mark.parametrize("part", PARTS, ids=str)
 @pytest.mark.parametrize("how", RUNS)
-def test_run(how):
-    updates, _ = run(cells(ours), PLAIN, RUNS[how][1])
-    assert differing(updates, plainly_wanted()) == []
+def test_run(how, part):
+    updates, _ = run(cells(ours, part), PLAIN, RUNS[how][1])
+    assert differing(updates, plainly_wanted(part)) == []
 
 
-@pytest.mark.parametrize("wrapper", WRAPPERS)
-def test_wrapped(wrapper):
+WRAPPED = [
+    (wrapper, part)
+    for wrapper, context in WRAPPERS.items()
+    for part in (LAYOUT_PARTS if context.variants == LAYOUTS else PARTS)
+]
+
+
+@pytest.mark.parametrize(("wrapper", "part"), WRAPPED, ids=str)
+def test_wrapped(wrapper, part):
     context = WRAPPERS[wrapper]
-    updates, states = run(cells(lambda variant: ours(variant, context)), context, context.run)
-    assert differing(updates, wanted(context)) == []
+    updates, states = run(cells(lambda v: ours(v, context), part), context, context.run)
+    assert differing(updates, wanted(context, part)) == []
     if context.frozen:
         (size,) = SHAPES[FROZEN]
         assert all(size not in x.shape for x in jax.tree.leaves(states))
+
+
+def test_every_layout_is_among_the_layouts():
+    """Of each field: its structure, and which of its arrays are as large as "w", or rings of it."""
+
+    def layouts(variants):
+        for variant in variants:
+            params = make_params()
+            state = scale_by_adashift(**{"n": N, **VARIANTS[variant]}).init(params)
+            for name in ("mu", "nu", "queue", "nu_queue"):
+                leaves, tree = jax.tree.flatten(getattr(state, name))
+                yield name, tree, *(x.size % params["w"].size == 0 for x in leaves)
+
+    assert {*layouts(LAYOUTS)} == {*layouts(VARIANTS)}
 
 
 def differentiate(variant):
@@ -191,23 +208,28 @@ def page():
     for name, note in rows:
         refused = [variant for variant in VARIANTS if (name, variant) in REFUSED]
         works = "all but " + ", ".join(f"`{v}`" for v in refused) if refused else "all"
+        if name in WRAPPERS and WRAPPERS[name].variants == LAYOUTS:
+            works = "one of each layout"
         for message in {REFUSED[name, variant][1] for variant in refused}:
             note = f"{note} Else an error: “{message} ...”."
         lines.append(f"| {name} | {works} | {note.strip()} |")
     table = "\n".join(lines)
     optimizers = ", ".join(f"`{name}`" for name in OPTIMIZERS)
-    variants = ", ".join(f"`{name}`" for name in VARIANTS)
+    variants, layouts = (", ".join(f"`{name}`" for name in names) for names in (VARIANTS, LAYOUTS))
     return f"""\
 # What it works with
 
-Every optimizer in every variant is tested under everything below: its updates are those of a NumPy
-reference that is wrapped in the same way, in 64 bits to a relative 1e-9. The tests go through the
-table that this page is made from (`tests/contract.py`).
+Every optimizer is tested under everything below: its updates are those of a NumPy reference that
+is wrapped in the same way, in 64 bits to a relative 1e-9. The tests go through the table that this
+page is made from (`tests/contract.py`).
 
 - Optimizers: {optimizers}.
 - Variants: {variants}.
+- One of each layout: {layouts}.
+  In these variants every field of the state has every layout that it has in any variant. They are
+  tested with wrappers that only carry the state along.
 
-| under | variants that work | remark |
+| under | variants tested | remark |
 |---|---|---|
 {table}
 

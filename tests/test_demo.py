@@ -28,6 +28,8 @@ from adashift_optax.demo import _data, _network, _results, _training
 EPOCHS = 6
 RATES = len(_training.LEARNING_RATES)
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(autouse=True, scope="module")
 def _standard_promotion():

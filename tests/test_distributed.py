@@ -21,6 +21,8 @@ from adashift_optax import adashift
 HERE = Path(__file__).parent
 ENVIRONMENT = os.environ | {"XLA_FLAGS": FLAGS}
 
+pytestmark = pytest.mark.slow
+
 
 def run_all(commands):
     """Run commands side by side; fail with the output of one that failed, and leave none."""

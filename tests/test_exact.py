@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+import random_cases
 import reference
 from common import SHAPES, make_grads, run, worst_error
 
@@ -21,27 +22,22 @@ def precision(dtype):
     return jax.enable_x64(True) if dtype == "float64" else contextlib.nullcontext()
 
 
-@pytest.mark.parametrize("dtype", TOLERANCE)
-@pytest.mark.parametrize("b1", [0, 0.9])
-@pytest.mark.parametrize("phi", ["max", "mean", "none"])
-@pytest.mark.parametrize("n", [1, 2, 3, 10])
-def test_equals_reference(n, phi, b1, dtype):
+# In float32 what differs is rounding, and of that there is most in the longest window.
+N_AND_DTYPE = [*((n, "float64") for n in (1, 2, 3, 10)), (10, "float32")]
+
+# With b1 = 0 there is a queue only for "none"; of what has none, one phi is as good as another.
+PHI_AND_B1 = [("max", 0.9), ("max", 0), ("mean", 0.9), ("none", 0.9), ("none", 0)]
+
+
+@pytest.mark.parametrize(("phi", "b1"), PHI_AND_B1)
+@pytest.mark.parametrize(("n", "dtype"), N_AND_DTYPE)
+def test_equals_reference(n, dtype, phi, b1):
     grads = make_grads(4 * n + 5, dtype=dtype)
     with precision(dtype):
         updates = run(scale_by_adashift(n, b1, phi=phi), grads)
     for name in SHAPES:
         assert updates[-1][name].dtype == dtype
         assert worst_error(updates, grads, name, n, b1, 0.999, 1e-10, phi) < TOLERANCE[dtype]
-
-
-@pytest.mark.parametrize("how", ["eager", "scan", "vmap", "pmap"])
-@pytest.mark.parametrize("phi", ["max", "none"])
-@pytest.mark.parametrize("b1", [0, 0.9])
-def test_equals_reference_however_it_is_run(how, phi, b1, x64):
-    grads = make_grads(17)
-    updates = run(scale_by_adashift(3, b1, 0.9, phi=phi), grads, how)
-    for name in SHAPES:
-        assert worst_error(updates, grads, name, 3, b1, 0.9, 1e-10, phi) < 1e-12
 
 
 AXES = {"stack": (1, 2), "conv": (0, 1), "matrix": (0,), "vector": ()}
@@ -73,16 +69,17 @@ def test_negative_axes_for_every_leaf(x64):
 
 
 @pytest.mark.parametrize("axis", [0, 1])
-@pytest.mark.parametrize("phi", ["max", "mean", "none", jnp.median])
-def test_stacked_layers_train_like_unstacked_ones(phi, axis, x64):
-    layers = [make_grads(13, {"w": (3, 2)}, seed=seed) for seed in range(4)]
-    stacked = [{"w": np.stack([g["w"] for g in step], axis)} for step in zip(*layers, strict=True)]
+@pytest.mark.parametrize("phi", ["max", "mean", "none", np.median])
+def test_stacked_layers_are_updated_as_if_they_were_apart(phi, axis, x64):
+    layers = [[g["w"] for g in make_grads(13, {"w": (3, 2)}, seed=seed)] for seed in range(4)]
+    stacked = [{"w": np.stack(step, axis)} for step in zip(*layers, strict=True)]
     axes = tuple(a for a in range(3) if a != axis)
-    together = run(scale_by_adashift(3, phi=phi, block_axes=axes), stacked)
+    library_phi = jnp.median if callable(phi) else phi
+    updates = run(scale_by_adashift(3, phi=library_phi, block_axes=axes), stacked)
     for i, grads in enumerate(layers):
-        alone = run(scale_by_adashift(3, phi=phi), grads)
-        for u, one in zip(together, alone, strict=True):
-            np.testing.assert_allclose(np.take(u["w"], i, axis), one["w"], rtol=1e-14)
+        wanted, _ = reference.adashift(grads, 3, 0.9, 0.999, 1e-10, phi)
+        for u, want in zip(updates, wanted, strict=True):
+            np.testing.assert_allclose(np.take(u["w"], i, axis), want, rtol=1e-12, atol=1e-14)
 
 
 def test_whole_leaf_callable_phi(x64):
@@ -146,13 +143,6 @@ def test_the_page_of_deviations_names_every_fault():
     assert len(names) == 6
 
 
-def test_warm_up_is_exactly_n_zero_updates():
-    grads = make_grads(12, dtype=np.float32)
-    updates = run(scale_by_adashift(10), grads)
-    for t, u in enumerate(updates, start=1):
-        assert np.any(u["vector"] != 0) == (t > 10)
-
-
 @pytest.mark.parametrize("b2", [0, 0.5, 0.9999])
 def test_any_b2(b2, x64):
     grads = make_grads(12)
@@ -166,6 +156,15 @@ def test_bias_correction_is_accurate_in_float32():
     updates = run(scale_by_adashift(1, 0, 0.9999, phi="none"), grads)
     for u in updates[1:]:
         np.testing.assert_allclose(u["w"], 1.0, rtol=1e-6)
+
+
+def test_v_is_not_biased_in_float32():
+    """b2 v + (1 - b2) x in float32 would move all updates by 6e-6: b2 = 0.999 is off by 1e-8."""
+    grads = np.random.default_rng(0).standard_normal((2000, 400)).astype(np.float32)
+    updates = random_cases.run(scale_by_adashift(1, 0, phi="none"), grads, jnp.zeros(400))
+    wanted, _ = reference.adashift(list(grads), 1, 0, 0.999, 1e-10, "none")
+    # Of single updates rounding moves v by more, but not of all of them in one direction.
+    assert abs(np.mean(updates[-1] / wanted[-1] - 1)) < 1e-6
 
 
 def test_at_b1_0_and_n_1_it_is_unclipped_adopt_up_to_bias_correction(x64):
@@ -185,19 +184,16 @@ def test_at_b1_0_and_n_1_it_is_unclipped_adopt_up_to_bias_correction(x64):
 
 
 def test_aliases_scale_and_decay():
+    """Of gradients that stay as they are: m is g, and v the largest g^2 of the leaf."""
     params = {"a": jnp.array([1.0, -2.0]), "b": jnp.array([3.0])}
-    plain, state = scale_by_adashift(2), scale_by_adashift(2).init(params)
-    shift, decay = (
-        adashift(0.5, 2),
-        adashiftw(0.5, 2, weight_decay=0.1, mask={"a": True, "b": False}),
-    )
-    shift_state, decay_state = shift.init(params), decay.init(params)
-    for _ in range(5):
-        u, state = plain.update(params, state)
-        s, shift_state = shift.update(params, shift_state, params)
-        d, decay_state = decay.update(params, decay_state, params)
-        for name in params:
-            np.testing.assert_allclose(s[name], -0.5 * u[name], rtol=1e-6)
-            wd = 0.1 if name == "a" else 0.0
-            np.testing.assert_allclose(d[name], -0.5 * (u[name] + wd * params[name]), rtol=1e-6)
-    assert np.all(s["a"] != 0)
+    wanted = {"a": np.array([0.5, -1.0]), "b": np.array([1.0])}
+    for tx, decay in (
+        (adashift(0.5, 2), {"a": 0, "b": 0}),
+        (adashiftw(0.5, 2, weight_decay=0.1, mask={"a": True, "b": False}), {"a": 0.1, "b": 0}),
+    ):
+        state = tx.init(params)
+        for t in range(1, 6):
+            updates, state = tx.update(params, state, params)
+            for name, u in wanted.items():
+                want = -0.5 * ((t > 2) * u + decay[name] * params[name])
+                np.testing.assert_allclose(updates[name], want, rtol=1e-6)

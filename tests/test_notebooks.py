@@ -12,6 +12,8 @@ from compiler import FLAGS
 FOLDER = Path(__file__).parent.parent / "notebooks"
 SOURCES = sorted(FOLDER.glob("[0-9]*.py"))
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize("source", SOURCES, ids=lambda source: source.stem)
 def test_runs(source, tmp_path):

@@ -191,7 +191,9 @@ def check(seed):
     return wrong
 
 
-@pytest.mark.parametrize("part", range(PARTS))
+@pytest.mark.parametrize(
+    "part", [0, *(pytest.param(k, marks=pytest.mark.slow) for k in range(1, PARTS))]
+)
 def test_random_combinations(part):
     """Values and dtypes of all updates; of what is wrong, where and how to repeat it."""
     start = int.from_bytes(os.urandom(3)) * 1000 if EXAMPLES else 0

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from common import make_grads, worst_error
+from common import exact_in_8_bits, make_grads, worst_error
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 from test_sharding import make_mesh
@@ -46,26 +46,23 @@ def sharded_update(tx, mesh, params, **kwargs):
 
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_phi_is_that_of_the_whole_block(variant):
-    """Twenty steps on shards against the NumPy reference, or where that rounds nothing, a whole."""
+    """Twenty steps on shards against the NumPy reference, which knows of no shards."""
     kwargs = {"n": 3, **VARIANTS[variant]}
     grads = make_grads(20, SHAPES, np.float32)
+    if "queue_dtype" in kwargs:
+        grads = [jax.tree.map(exact_in_8_bits, g) for g in grads]
     mesh = make_mesh(AxisType.Auto)
-    tx, whole = scale_by_adashift(axis_name=AXES, **kwargs), scale_by_adashift(**kwargs)
+    tx = scale_by_adashift(axis_name=AXES, **kwargs)
     state = tx.init(placed(mesh, grads[0]))
     update = sharded_update(tx, mesh, placed(mesh, grads[0]))
-    whole_update, whole_state = jax.jit(whole.update), whole.init(grads[0])
     updates = []
     for g in grads:
         u, state = update(placed(mesh, g), state)
-        want, whole_state = whole_update(g, whole_state)
         updates.append(u)
-        for name in SHAPES:
-            np.testing.assert_allclose(u[name], want[name], rtol=2e-6, atol=1e-6)
-    if "queue_dtype" not in kwargs:
-        phi, window = kwargs.get("phi", "max"), kwargs.get("window", "sliding")
-        for name in SHAPES:
-            args = (3, 0.9, 0.999, 1e-10, phi)
-            assert worst_error(updates, grads, name, *args, window=window) < 2e-5, name
+    phi, window = kwargs.get("phi", "max"), kwargs.get("window", "sliding")
+    for name in SHAPES:
+        args = (3, 0.9, 0.999, 1e-10, phi)
+        assert worst_error(updates, grads, name, *args, window=window) < 2e-5, name
 
 
 @pytest.mark.parametrize("phi", ["max", "mean"])

@@ -229,6 +229,7 @@ def test_a_donated_step_upcasts_no_whole_gradient(params, grads):
     assert {name: x for name, x in found.items() if x >= limit} == {}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("params", "grads", "limit"), [("float32", "float16", 4.6), ("complex64", "complex64", 12.6)]
 )
