@@ -18,7 +18,7 @@ from adashift_optax._boxes import map_leaves, zeros_like
 from adashift_optax._clock import Step
 from adashift_optax._numbers import (
     accumulator_dtype,
-    bounded,
+    below_largest,
     inlined,
     one_minus,
     one_minus_power,
@@ -150,8 +150,8 @@ def zeros(params: Params) -> Params:
 def _slid(
     m: jax.Array, g: jax.Array, old: jax.Array, keep: jax.Array, enter: jax.Array, leave: jax.Array
 ) -> jax.Array:
-    g, old = g.astype(m.dtype), old.astype(m.dtype)
-    return bounded(lambda m, g, old: keep * m + (enter * g - leave * old), m, g, old)
+    g, old = (below_largest(x.astype(m.dtype)) for x in (g, old))
+    return keep * m + (enter * g - leave * old)
 
 
 @inlined
@@ -159,5 +159,5 @@ def _grown(
     mean: jax.Array, g: jax.Array, fresh: jax.Array, keep: jax.Array, enter: jax.Array
 ) -> jax.Array:
     # Emptied by select: a weight of 0 would keep a NaN.
-    g = g.astype(mean.dtype)
-    return jax.lax.select(fresh, g, bounded(lambda mean, g: keep * mean + enter * g, mean, g))
+    g = below_largest(g.astype(mean.dtype))
+    return jax.lax.select(fresh, g, keep * mean + enter * g)

@@ -1,8 +1,7 @@
 """Arithmetic in which no digit is lost, and no finite number becomes one that is not."""
 
 import functools
-import math
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import TypeVar
 
 import jax
@@ -64,13 +63,14 @@ def in_range(x: jax.Array) -> jax.Array:
 
 
 def mean(x: jax.Array, axes: tuple[int, ...] | int | None) -> jax.Array:
-    """The mean, 0 over nothing. It is finite if `x` is."""
-    over = range(x.ndim) if axes is None else [axes] if isinstance(axes, int) else axes
-    count = math.prod(x.shape[a] for a in over)
-    # The sum of so many may overflow: first the exact part of the quotient, a power of 2. Floats,
-    # because a leaf may have more elements than an int32 can count.
-    power = 2.0 ** max(count - 1, 0).bit_length()
-    return jnp.sum(x * (1 / power), axes) / (max(count, 1) / power)
+    """The mean, 0 over nothing.
+
+    Its sum may overflow; then it counts as a square that has. To scale what is summed, XLA on CPU
+    would need a loop of its own in the place of its library's sum of squares: 10 to 30 % of a step.
+    """
+    total = jnp.sum(x, axes)
+    # A float, because a leaf may have more elements than an int32 can count.
+    return total / float(max(x.size // max(total.size, 1), 1))
 
 
 def root(x: jax.Array) -> jax.Array:
@@ -151,17 +151,15 @@ def exponent(x: jax.Array) -> jax.Array:
     return jnp.frexp(jax.lax.stop_gradient(x))[1] - 1
 
 
-def bounded(f: Callable[..., jax.Array], *inputs: jax.Array) -> jax.Array:
-    """f(*inputs), a real linear combination, at most the largest number where these are finite.
+def below_largest(g: jax.Array) -> jax.Array:
+    """`g`, finite ones at most a thousandth below the largest number.
 
     The mean of largest numbers, rounded up, would overflow, and m would stay infinite.
     """
-    if jnp.iscomplexobj(inputs[0]):
-        parts = ([x.real for x in inputs], [x.imag for x in inputs])
-        return jax.lax.complex(*(bounded(f, *part) for part in parts))
-    x, largest = f(*inputs), jnp.finfo(inputs[0].dtype).max
-    size = functools.reduce(jnp.maximum, map(abs, inputs))
-    return jax.lax.select(size <= largest, jax.lax.clamp(-largest, x, largest), x)
+    if jnp.iscomplexobj(g):
+        return jax.lax.complex(below_largest(g.real), below_largest(g.imag))
+    limit = jnp.asarray(jnp.finfo(g.dtype).max * (1 - 2.0**-10), g.dtype)
+    return jax.lax.select(jnp.isfinite(g), jax.lax.clamp(-limit, g, limit), g)
 
 
 def widened(x: ArrayLike) -> jax.Array:

@@ -149,18 +149,25 @@ MEANS += [{"phi": "mean", "block_axes": (0,)}, {"phi": "mean", "block_axes": (1,
 
 @pytest.mark.parametrize("dtype", LARGEST)
 def test_squares_near_the_largest_number(dtype):
-    """Their sum overflows, but not their mean, nor v, which is a weighted mean: the update is 1."""
-    # The root of half of the largest number, above which a square counts as overflow.
+    """Neither v, a weighted mean, nor vhat overflows, nor a mean over 32 elements: the update is 1.
+
+    A square, or a sum of squares, above half of the largest number counts as overflow.
+    """
     for g in (np.sqrt(LARGEST[dtype] / 2) * 0.999999, np.sqrt(LARGEST[dtype] / 6)):
-        grads = np.full((30, 4, 8), g, dtype)
-        txs = {str(kwargs): scale_by_adashift(2, **kwargs) for kwargs in MEANS}
-        found = {k: np.abs(np.asarray(u))[2:] for k, u in scan_all(txs, grads).items()}
-        wrong = {k: u[-1, 0, 0] for k, u in found.items() if not np.allclose(u, 1, rtol=1e-5)}
-        assert wrong == {}
+        for summed in (False, True):
+            txs = {
+                str(kwargs): scale_by_adashift(2, **kwargs)
+                for kwargs in MEANS
+                if (kwargs["phi"] in ("mean", "factored")) == summed
+            }
+            grads = np.full((30, 4, 8), g / (32**0.5 if summed else 1), dtype)
+            found = {k: np.abs(np.asarray(u))[2:] for k, u in scan_all(txs, grads).items()}
+            wrong = {k: u[-1, 0, 0] for k, u in found.items() if not np.allclose(u, 1, rtol=1e-5)}
+            assert wrong == {}
 
 
 def test_a_mean_across_shards():
-    """The same for the sum over the devices that share a leaf."""
+    """The sum over the devices that share a leaf does not overflow: it is one of means."""
     tx = scale_by_adashift(1, phi="mean", axis_name="x")
     g = jnp.full(8, 1e19, jnp.float32)
     state = tx.init(g)
