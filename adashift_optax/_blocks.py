@@ -21,7 +21,6 @@ from adashift_optax._boxes import map_leaves, map_to_others, zeros_like
 from adashift_optax._numbers import (
     accumulator_dtype,
     apart_on_cpu,
-    exponent,
     inverse_root,
     inverse_root_of_product,
     mean,
@@ -173,9 +172,9 @@ class Factored(Blocks[Pair]):
         def one(rows: jax.Array, columns: jax.Array) -> jax.Array:
             if rows.ndim < 2:
                 return inverse_root(rows, eps)
-            # The ratio first, because products may underflow; of numbers near 1, because XLA makes
-            # a quotient a product with a reciprocal, which may underflow too.
-            rows = jnp.ldexp(rows, -exponent(jnp.max(rows, -2, keepdims=True, initial=0)))
+            # The ratio first, because products may underflow; of eighths, because XLA makes a
+            # quotient a product with a reciprocal, and that of the largest numbers underflows.
+            rows = rows * 0.125
             of_rows = mean(rows, -2)[..., None, :]
             share = jnp.where(of_rows > 0, rows / jnp.where(of_rows > 0, of_rows, 1), 0)
             return inverse_root_of_product(share, columns, eps)
