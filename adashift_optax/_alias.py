@@ -52,8 +52,8 @@ def adashift(
     learning rate.
 
     Gradients that are not finite make the update non-finite (use ``optax.apply_if_finite``), but
-    :math:`\hat v` ignores squares that are not finite (with ``window="hopping", phi="none"`` they
-    count as 0). Finite gradients give finite updates.
+    :math:`\hat v` ignores squares above half of the largest number of its dtype (with
+    ``window="hopping", phi="none"`` they count as 0). Finite gradients give finite updates.
 
     ``window="hopping"`` is a variant of ours, not the paper's: it keeps no gradients, so that its
     state is as large as Adam's for any n. Two weighted means of the latest gradients are emptied
@@ -64,7 +64,7 @@ def adashift(
 
     Args:
       learning_rate: :math:`\alpha_t`, a float, a scalar array or a schedule of the step count.
-      n: the delay in steps and the length of the momentum window, a Python int >= 1.
+      n: the delay in steps and the length of the momentum window, a Python int >= 1. None: 10.
       b1: decay of the weights in the window, in [0, 1). A Python 0 needs no momentum and, unless
         ``phi="none"``, no queue of gradients. Changing a traced ``b1`` during training reweights
         only new gradients; the old weights fade as ``b1**k``.
@@ -78,9 +78,11 @@ def adashift(
         before, R and C, and :math:`v_{ij} = R_i C_j / \mathrm{mean}(R)` (Adafactor's); leading
         axes keep their own. Leaves of rank < 2 are kept whole.
       block_axes: the axes of a leaf that form one block together. None: all. A tuple of ints:
-        these, for every leaf. A callable ``(path, leaf) -> tuple | None``, asked once at init. The
-        axes left out keep one v per index: for stacked layers [L, in, out], ``(1, 2)`` keeps one
-        per layer. Ignored by ``phi="none"`` and "factored", but for the scales of ``queue_dtype``.
+        these, for every leaf. A callable ``(path, leaf) -> tuple | None`` is asked at init and
+        when ``update`` first sees such updates; ``leaf`` is a ``jax.ShapeDtypeStruct``, of which
+        only the shape is the same both times. The axes left out keep one v per index: for stacked
+        layers [L, in, out], ``(1, 2)`` keeps one per layer. Ignored by ``phi="none"`` and
+        "factored", except for the scales of ``queue_dtype``.
       axis_name: only for ``jax.shard_map`` over sharded parameters: the mesh axis they are sharded
         on, or a tuple of all. There a function sees one shard of a leaf, and **without axis_name
         phi "max" and "mean" would be those of the shard**. Not needed under ``jax.jit``, whatever
@@ -97,7 +99,9 @@ def adashift(
         magnitude c).
 
     Returns:
-      An ``optax.GradientTransformationExtraArgs``. Updates have the dtypes of the gradients.
+      An ``optax.GradientTransformationExtraArgs``. As with ``optax.adam``, an update has the dtype
+      of its gradient or, if ``params`` are given to ``update``, the wider of that and of its
+      parameter. It is computed in float32 or wider and rounded once, behind the learning rate.
 
     Raises:
       ValueError, TypeError: an argument is out of its range or of the wrong kind, parameters are

@@ -51,6 +51,18 @@ def check_number(
 
     It may be of any width if it is used by itself (`narrow`).
     """
+    array, whole = _kind_of_number(name, value, remedy, narrow)
+    if isinstance(value, Tracer):
+        return value.astype(float) if whole else value  # inject_hyperparams makes ints of b1=0
+    if not low <= float(value) < high or not np.isfinite(rounded(value, jnp.result_type(float))):
+        rule = f"in [{low:g}, {high:g})" if math.isfinite(high) else "finite"
+        rule += f" and >= {low:g}" if math.isinf(high) and math.isfinite(low) else ""
+        raise ValueError(f"{name} must be {rule}; got {value!r}. {remedy}")
+    return jnp.asarray(value, float if whole else None) if array else float(value)
+
+
+def _kind_of_number(name: str, value: Any, remedy: str, narrow: bool) -> tuple[bool, bool]:
+    """Whether `value`, a real scalar, is an array, and whether it is an integer."""
     dtype, array = dtype_of(value), isinstance(value, (jax.Array, np.ndarray))
     whole = jnp.issubdtype(dtype, jnp.integer)
     if np.shape(value) or not (whole or jnp.issubdtype(dtype, jnp.floating)):
@@ -60,13 +72,7 @@ def check_number(
             f"{name} must be float32 or wider; got {dtype}, which rounds 0.999 to 1 or 1e-10 to 0. "
             "Under optax.inject_hyperparams pass hyperparam_dtype=jnp.float32."
         )
-    if isinstance(value, Tracer):
-        return value.astype(float) if whole else value  # inject_hyperparams makes ints of b1=0
-    if not low <= float(value) < high or not np.isfinite(rounded(value, jnp.result_type(float))):
-        rule = f"in [{low:g}, {high:g})" if math.isfinite(high) else "finite"
-        rule += f" and >= {low:g}" if math.isinf(high) and math.isfinite(low) else ""
-        raise ValueError(f"{name} must be {rule}; got {value!r}. {remedy}")
-    return jnp.asarray(value, float if whole else None) if array else float(value)
+    return array, whole
 
 
 def check_choice(name: str, value: Choice, choices: Sequence[str]) -> Choice:

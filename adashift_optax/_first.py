@@ -87,10 +87,10 @@ class Sliding(FirstMoment[Params]):
 
     def _weights(self, b1: ArrayLike, dtype: jnp.dtype) -> list[jax.Array]:
         """The weights of m_{t-1}, g_t and g_{t-n} in m_t."""
-        xp, dtype = jnp, jnp.finfo(dtype).dtype  # the real one
+        xp = jnp
         if isinstance(b1, float):
             # Rounded first, or a gradient would fade by another b1 than the one it leaves with.
-            xp, b1 = np, float(np.asarray(b1, dtype))
+            xp, b1 = np, float(np.asarray(b1, jnp.finfo(dtype).dtype))
         powers = b1 ** xp.arange(self.n + 1, dtype=xp.result_type(b1))
         total = xp.sum(powers[:-1])
         return [jnp.asarray(w, dtype) for w in (b1, 1 / total, powers[-1] / total)]
@@ -134,9 +134,10 @@ class Hopping(FirstMoment[Pair]):
 
         @functools.cache
         def weights(dtype: jnp.dtype) -> tuple[jax.Array, jax.Array]:
-            dtype = jnp.finfo(dtype).dtype  # the real one
-            now, before = (one_minus_power(b1, k, dtype) for k in (since + 1, since))
-            return jnp.asarray(b1, dtype) * before / now, one_minus(b1, dtype) / now
+            real = jnp.finfo(dtype).dtype  # a complex power of 0 is NaN
+            now, before = (one_minus_power(b1, k, real) for k in (since + 1, since))
+            weights = jnp.asarray(b1, real) * before / now, one_minus(b1, real) / now
+            return weights[0].astype(dtype), weights[1].astype(dtype)
 
         return jax.tree.map(lambda mean, g: _grown(mean, g, fresh, *weights(mean.dtype)), mean, g)
 

@@ -111,6 +111,8 @@ def one_minus_power(b: ArrayLike, k: ArrayLike, dtype: jnp.dtype) -> jax.Array:
 
     By expm1, because 1 - b^k loses 5 digits in float32 for b = 0.999 and small k.
     """
+    if isinstance(b, float) and isinstance(k, int):
+        return one_minus(b**k, dtype)
     log_b = np.log(b) if isinstance(b, float) and b else jnp.log1p(-one_minus(b, dtype))
     return -jnp.expm1(jnp.maximum(k, 1).astype(dtype) * jnp.asarray(log_b, dtype))
 
@@ -135,9 +137,9 @@ def rescaled(m: jax.Array, scale: jax.Array, clip: ArrayLike | None) -> jax.Arra
     large = size * scale > jnp.ldexp(limit, -k)
     factor = jnp.where(large, limit / jnp.where(large, size, 1), scale)
     most = jnp.where(large, limit, info.max)  # limit / size may have been rounded up
-    unit, m = jnp.where(large, unit, m), jnp.isfinite(m)
-    u = [jax.lax.clamp(-most, x * factor, most) for x in (unit.real, unit.imag)]
-    return jnp.where(m, jax.lax.complex(*u), jnp.nan)
+    u = jnp.where(large, unit, m)
+    u = [jax.lax.clamp(-most, x * factor, most) for x in (u.real, u.imag)]
+    return jnp.where(jnp.isfinite(m), jax.lax.complex(*u), jnp.asarray(jnp.nan, m.dtype))
 
 
 def _unit(z: jax.Array) -> tuple[jax.Array, jax.Array]:

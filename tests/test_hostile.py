@@ -213,13 +213,13 @@ def test_containers_may_differ_where_names_do_not():
 
 
 def test_gradients_wider_than_the_state(x64):
-    """They are rounded to its dtype, where one may overflow: then it is not finite."""
+    """m of one gradient is as wide as that; v leaves out what its dtype cannot hold."""
     tx = scale_by_adashift(1, phi="none")
     state, step = tx.init(ONES), jax.jit(tx.update)
     for g in (1.0, 2.0, 1e200):
         updates, state = step(np.full(3, g), state)
         assert updates.dtype == np.float64
-    assert not np.isfinite(updates).any()
+    np.testing.assert_allclose(updates, 1e200 / np.sqrt(2.5), rtol=1e-3)
     assert np.isfinite(state.nu).all()
 
 
