@@ -52,9 +52,9 @@ class ScaleByAdashiftState(NamedTuple):
         [..., 1, columns]; a leaf of rank < 2 is kept whole in the first.
       queue: a ring of the latest gradients for each leaf, a tree like the parameters. Dtypes
         narrower than 32 bits are held as unsigned integers; where they have fewer exponents than
-        the gradients it is a pair: that tree, and rings of the powers of 2, one for each block, by
-        which it is to be multiplied. None where nothing reads it: for ``window="hopping"``, and for
-        b1 = 0 or n = 1 unless ``phi="none"``.
+        the gradients it is a pair: ``held``, that tree, and ``scale``, rings of the powers of 2,
+        one for each block, by which it is to be multiplied. None where nothing reads it: for
+        ``window="hopping"``, and for b1 = 0 or n = 1 unless ``phi="none"``.
       nu_queue: rings of the latest phi(g^2), like ``nu``. For ``phi="none"``: None, because what
         leaves ``queue`` is squared then, or with ``window="hopping"`` a pair of trees like the
         parameters, the squares of two segments of the window.
