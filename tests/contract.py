@@ -156,7 +156,8 @@ WRAPPERS = {
         "They have no state.", tree=lambda tree: {**tree, FROZEN: optax.MaskedNode()}, frozen=True
     ),
     "MultiSteps": Wrapper(
-        "It copies the whole state in every step, Adam's too; accumulating outside does not.",
+        "It copies the whole state in every step, Adam's too; accumulating outside does not. "
+        "With k micro-steps the parameters first move at micro-step (n + 1) k.",
         lambda tx: optax.MultiSteps(tx, 2).gradient_transformation(),
     ),
     "apply_if_finite": Wrapper(
@@ -179,7 +180,7 @@ WRAPPERS = {
     ),
     "contrib.mechanize": Wrapper("", optax.contrib.mechanize, variants=LAYOUTS),
     "contrib.reduce_on_plateau": Wrapper(
-        "In a chain.",
+        "In a chain, with patience + n, because the first n updates are 0.",
         lambda tx: optax.chain(tx, optax.contrib.reduce_on_plateau(patience=1)),
         extra={"value": 1.0},
         variants=LAYOUTS,
