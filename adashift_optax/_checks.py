@@ -142,10 +142,10 @@ def check_axis_name(axis_name: object, phi: object, block_axes: object) -> None:
     """`axis_name` is None, or the blocks are whole leaves."""
     if axis_name is None:
         return
-    if phi not in ("max", "mean", "none") or block_axes is not None:
+    if callable(phi) or phi == "factored" or block_axes is not None:
         raise ValueError(
-            'axis_name must come with phi="max", "mean" or "none" and without block_axes, for only '
-            "such blocks can be reduced shard by shard; got axis_name="
+            'axis_name must come with phi="max", "mean" or "none" and without block_axes, because '
+            "only such blocks can be reduced shard by shard; got axis_name="
             f"{axis_name!r}, phi={phi!r}, block_axes={block_axes!r}. Use jax.jit on sharded arrays "
             "instead of jax.shard_map: it needs no axis_name."
         )

@@ -19,6 +19,7 @@ from adashift_optax._clock import Step
 from adashift_optax._numbers import (
     accumulator_dtype,
     below_largest,
+    cast,
     inlined,
     one_minus,
     one_minus_power,
@@ -151,7 +152,7 @@ def zeros(params: Params) -> Params:
 def _slid(
     m: jax.Array, g: jax.Array, old: jax.Array, keep: jax.Array, enter: jax.Array, leave: jax.Array
 ) -> jax.Array:
-    g, old = (below_largest(x.astype(m.dtype)) for x in (g, old))
+    g, old = (below_largest(cast(x, m.dtype)) for x in (g, old))
     return keep * m + (enter * g - leave * old)
 
 
@@ -160,5 +161,5 @@ def _grown(
     mean: jax.Array, g: jax.Array, fresh: jax.Array, keep: jax.Array, enter: jax.Array
 ) -> jax.Array:
     # Emptied by select: a weight of 0 would keep a NaN.
-    g = below_largest(g.astype(mean.dtype))
+    g = below_largest(cast(g, mean.dtype))
     return jax.lax.select(fresh, g, keep * mean + enter * g)

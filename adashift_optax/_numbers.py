@@ -183,11 +183,11 @@ def narrowed(u: Updates, updates: Updates, params: Params | None) -> Updates:
     with jax.numpy_dtype_promotion("standard"):
         pairs = zip(map(jnp.result_type, given), map(jnp.result_type, theirs), strict=True)
         dtypes = [jnp.promote_types(*pair) for pair in pairs]
-    return tree.unflatten(map(_narrowed, leaves, dtypes))
+    return tree.unflatten(map(cast, leaves, dtypes))
 
 
 @functools.partial(inlined, static_argnums=1)
-def _narrowed(u: jax.Array, dtype: jnp.dtype) -> jax.Array:
+def cast(u: jax.Array, dtype: jnp.dtype) -> jax.Array:
     """`u` in `dtype`, of which a finite one becomes at most the largest number."""
     info, wide = jnp.finfo(dtype), jnp.finfo(u.dtype)
     if info.max >= wide.max:

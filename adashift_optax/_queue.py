@@ -12,7 +12,7 @@ from optax import OptState, Params, Updates
 
 from adashift_optax._blocks import Blocks
 from adashift_optax._delay import DelayLine, after
-from adashift_optax._numbers import accumulator_dtype, apart_on_cpu, inlined, widened
+from adashift_optax._numbers import accumulator_dtype, apart_on_cpu, cast, inlined, widened
 
 in_dtype = partial(inlined, static_argnames="dtype")
 
@@ -64,7 +64,7 @@ class Queue(NoQueue):
     def push(
         self, queue: OptState, g: Updates, slot: jax.Array
     ) -> tuple[OptState, Updates, Updates | None]:
-        g = jax.tree.map(lambda x, ring: x.astype(ring.dtype), g, queue)
+        g = jax.tree.map(lambda x, ring: cast(x, ring.dtype), g, queue)
         queue, g_old = DelayLine(self.n).push(queue, g, slot)
         return queue, g, g_old
 
@@ -111,7 +111,7 @@ class NarrowQueue(Queue):
         scale, old_scale = (self.peaks.spread(s, g) for s in (scale, old))
         # In the dtype of the scale, of which float32 may not have the exponent. A product, because
         # XLA would store a quotient for its two readers.
-        g = jax.tree.map(lambda x, s: x.astype(s.dtype) * (1 / s), g, scale)
+        g = jax.tree.map(lambda x, s: cast(x, s.dtype) * (1 / s), g, scale)
         held, g, g_old = self._push_rounded(queue.held, g, slot)
         g, g_old = (
             jax.tree.map(lambda x, s: x * s, *pair) for pair in ((g, scale), (g_old, old_scale))

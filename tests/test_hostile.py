@@ -223,6 +223,21 @@ def test_gradients_wider_than_the_state(x64):
     assert np.isfinite(state.nu).all()
 
 
+WIDER = [{}, {"window": "hopping"}, {"queue_dtype": "bfloat16"}, {"queue_dtype": "float8_e5m2"}]
+
+
+@pytest.mark.parametrize("kwargs", WIDER, ids=str)
+def test_a_mean_of_gradients_wider_than_the_state(kwargs, x64):
+    """What its dtype cannot hold counts as the largest that it can, and fades or is dropped."""
+    tx = scale_by_adashift(2, clip_value=1.0, **kwargs)
+    state, step = tx.init(ONES), jax.jit(tx.update)
+    for g in [1.0, 1.0, 1.0, 1e200, *[1.0] * 1200]:
+        updates, state = step(np.full(3, g), state)
+        assert np.isfinite(updates).all()
+        assert g == 1 or np.all(updates == 1)
+    np.testing.assert_allclose(updates, 1, rtol=1e-5)
+
+
 def test_negative_rates_ascend_as_in_optax():
     tx = adashift(-0.1, 1)
     state = tx.init(ONES)
