@@ -99,7 +99,7 @@ def inverse_root_of_product(x: jax.Array, y: jax.Array, eps: ArrayLike) -> jax.A
 
 
 def one_minus(b: ArrayLike, dtype: jnp.dtype) -> jax.Array:
-    """1 - b, which loses the digits of a b near 1 unless b is as wide as it is given."""
+    """1 - b, made before b is rounded to `dtype`, which would lose the digits of a b near 1."""
     if isinstance(b, float):
         return jnp.asarray(1 - b, dtype)
     b = jnp.asarray(b)
