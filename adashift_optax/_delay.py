@@ -10,10 +10,10 @@ from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
-from jax.core import Tracer
 
 from adashift_optax._boxes import map_to_others, zeros_like
 from adashift_optax._clock import next_of
+from adashift_optax._numbers import on_cpu
 
 Tree = TypeVar("Tree")
 
@@ -87,8 +87,4 @@ def after_on_cpu(v: object, x: Tree) -> Tree:
     XLA on CPU needs the order to update the rings of factored statistics in place. On GPU and TPU
     the select would make the new v wait for today's gradient, which the delay is there to avoid.
     """
-    if not any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves((v, x))):
-        return x  # nothing is compiled, so nothing is in place
-    return jax.lax.platform_dependent(
-        v, x, cpu=lambda v, x: jax.tree.map(after, v, x), default=lambda v, x: x
-    )
+    return on_cpu(lambda x, v: jax.tree.map(after, v, x), x, v)

@@ -1,7 +1,7 @@
 """Arithmetic in which no digit is lost, and no finite number becomes one that is not."""
 
 import functools
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import TypeVar
 
 import jax
@@ -18,6 +18,13 @@ Tree = TypeVar("Tree")
 inlined = functools.partial(jax.jit, inline=True)
 
 
+def on_cpu(change: Callable[..., Tree], x: Tree, *others: object) -> Tree:
+    """`change`(x, *others) in programs compiled for CPU; elsewhere, and without jit, `x` itself."""
+    if not any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves((x, others))):
+        return x  # nothing is compiled
+    return jax.lax.platform_dependent(x, *others, cpu=change, default=lambda x, *others: x)
+
+
 def apart_on_cpu(g: Tree) -> Tree:
     """`g` for one more reader, in programs compiled for CPU.
 
@@ -26,10 +33,8 @@ def apart_on_cpu(g: Tree) -> Tree:
     barrier it takes the reader for one of another array. On GPU and TPU both readers become one
     kernel, which a barrier would prevent. tests/test_state.py and test_widths.py guard it.
     """
-    if not any(isinstance(x, Tracer) for x in jax.tree.leaves(g)):
-        return g  # nothing is compiled
     barrier = functools.partial(jax.tree.map, jax.lax.optimization_barrier)  # for each by itself
-    return jax.lax.platform_dependent(g, cpu=barrier, default=lambda g: g)
+    return on_cpu(barrier, g)
 
 
 def accumulator_dtype(x: ArrayLike, real: bool = False) -> jnp.dtype:

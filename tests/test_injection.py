@@ -52,7 +52,10 @@ def test_injection_of_scale_by_adashift():
 
 def test_weight_decay_may_be_a_schedule():
     """As in optax.adamw: of the number of earlier updates, masked or not."""
-    schedule = lambda count: DECAY * jnp.float32(count)  # noqa: E731
+
+    def schedule(count):
+        return DECAY * jnp.float32(count)
+
     for mask, of_b in ((None, 1), (BOOLS, 0), (matrices, 0)):
         tx = adashiftw(RATE, 1, weight_decay=schedule, mask=mask)
         state = tx.init(PLAIN)

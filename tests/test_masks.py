@@ -63,7 +63,10 @@ def assert_close(tree, others):
 class Model(nnx.Module):
     def __init__(self):
         ones = nnx.initializers.ones_init()
-        make = lambda: nnx.Linear(3, 3, kernel_init=ones, bias_init=ones, rngs=nnx.Rngs(0))  # noqa: E731
+
+        def make():
+            return nnx.Linear(3, 3, kernel_init=ones, bias_init=ones, rngs=nnx.Rngs(0))
+
         self.first, self.second = make(), make()
 
 

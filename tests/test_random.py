@@ -74,7 +74,10 @@ class Case:
 
     def __init__(self, seed):
         rng = self.rng = np.random.default_rng(seed)
-        pick = lambda items: items[rng.integers(len(items))]  # noqa: E731
+
+        def pick(items):
+            return items[rng.integers(len(items))]
+
         self.wide, self.queue = bool(rng.integers(2)), pick(QUEUES)
         dtypes = cases.REAL if self.queue else tuple(cases.SPREAD)
         dtypes = [d for d in dtypes if self.wide or d in cases.NARROW]
@@ -107,7 +110,10 @@ class Case:
     def draw(self):
         """The numbers that may be traced."""
         rng = self.rng
-        pick = lambda items: float(np.float32(items[rng.integers(len(items))]))  # noqa: E731
+
+        def pick(items):
+            return float(np.float32(items[rng.integers(len(items))]))
+
         return {
             "b1": pick([0, 0.5, 0.9, 0.999, rng.uniform(0, 0.9999)]),
             "b2": pick([0, 0.9, 0.999, rng.uniform(0.1, 0.99999)]),
