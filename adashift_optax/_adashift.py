@@ -10,23 +10,34 @@ import optax
 from jax.typing import ArrayLike, DTypeLike
 
 from adashift_optax import _checks
-from adashift_optax._blocks import PHIS, AxisName, BlockAxes, Phi, make_blocks
+from adashift_optax._axes import BlockAxes, check_axis_name, check_block_axes
+from adashift_optax._blocks import PHIS, AxisName, Blocks, Phi, make_blocks
 from adashift_optax._clock import Clock
+from adashift_optax._decay import make_decay
 from adashift_optax._delay import DelayLine
-from adashift_optax._first import FirstMoment, Hopping, Latest, Sliding
+from adashift_optax._first import Ema, FirstMoment, Hopping, Latest, Sliding
 from adashift_optax._layout import like, plain
-from adashift_optax._numbers import accumulator_dtype, apart_on_cpu, magnitude, narrowed, rescaled
+from adashift_optax._numbers import (
+    accumulator_dtype,
+    apart_on_cpu,
+    magnitude,
+    narrowed,
+    rescaled,
+    widened,
+)
 from adashift_optax._queue import NarrowQueue, NoQueue, Queue
-from adashift_optax._second import OfBlocks, OfElements, OfSegments, SecondMoment
+from adashift_optax._second import Kept, OfBlocks, OfElements, OfPrevious, SecondMoment
+from adashift_optax._segments import OfSegments
 
 # The defaults of every public function, in this one place: the paper's.
 N, B1, B2, EPS, PHI, WINDOW = 10, 0.9, 0.999, 1e-10, "max", "sliding"
 
 # For each window the mean m_t of its gradients, and for phi="none" what v_t is made of.
-Window = Literal["sliding", "hopping"]
+Window = Literal["sliding", "hopping", "ema"]
 WINDOWS: dict[str, tuple[type[FirstMoment], type[SecondMoment]]] = {
     "sliding": (Sliding, OfElements),
     "hopping": (Hopping, OfSegments),
+    "ema": (Ema, OfElements),
 }
 
 
@@ -35,29 +46,34 @@ class ScaleByAdashiftState(NamedTuple):
 
     Every array is float32 or wider (complex64 or wider where it holds gradients of complex
     parameters), whatever the dtypes of parameters and gradients, except a ``queue`` with a
-    ``queue_dtype``. A ring has n + 1 slots (one slot if n = 1) in a new leading axis.
+    ``queue_dtype`` and a ``mu`` with a ``mu_dtype``. A ring is an array with a new leading axis of
+    n + 1 slots.
 
     Attributes:
       count: t, int32 scalar. It stops at the largest int32 instead of overflowing.
       clock: t modulo the number of slots, int32 scalar, which goes on: the slot to write next. With
         ``window="hopping"`` t modulo n times that number, which also tells when to hop. It is the
-        one value of a dict whose key tells n, window and queue_dtype: the state of an optimizer
-        with others is refused by name, here and by what restores checkpoints.
+        one value of a dict whose key tells n, window, queue_dtype and warm_start: the state of an
+        optimizer with others is refused by name, here and by what restores checkpoints.
       mu: m_t, a tree like the parameters. ``window="hopping"``: a pair of such trees, of which m_t
-        is the older. None if b1 = 0 or n = 1, where m_t is the gradient.
-      nu: v_t, real, before bias correction. One block per leaf: vectors with one entry per leaf, of
-        8 leaves each, in the order of ``jax.tree.leaves``. With ``block_axes``: a tree like the
-        parameters, where the reduced axes have size 1. ``phi="none"``: a tree like the parameters.
-        ``phi="factored"``: a pair of trees, means of rows [..., rows, 1] and of columns
-        [..., 1, columns]; a leaf of rank < 2 is kept whole in the first.
+        is the older. ``window="ema"``: m_t before bias correction. None if b1 = 0, and unless
+        ``window="ema"`` if n = 1, where m_t is the gradient.
+      nu: v_t, real, before bias correction; for n = 1 the v of the next step. One block per leaf:
+        vectors with one entry per leaf, of 8 leaves each, in the order of ``jax.tree.leaves``. With
+        ``block_axes``: a tree like the parameters, where the reduced axes have size 1.
+        ``phi="none"``: a tree like the parameters. ``phi="factored"``: a pair of trees, means of
+        rows [..., rows, 1] and of columns [..., 1, columns]; a leaf of rank < 2 is kept whole in
+        the first.
       queue: a ring of the latest gradients for each leaf, a tree like the parameters. Dtypes
         narrower than 32 bits are held as unsigned integers; where they have fewer exponents than
         the gradients it is a pair: ``held``, that tree, and ``scale``, rings of the powers of 2,
-        one for each block, by which it is to be multiplied. None where nothing reads it: for
-        ``window="hopping"``, and for b1 = 0 or n = 1 unless ``phi="none"``.
-      nu_queue: rings of the latest phi(g^2), like ``nu``. For ``phi="none"``: None, because what
-        leaves ``queue`` is squared then, or with ``window="hopping"`` a pair of trees like the
-        parameters, the squares of two segments of the window.
+        one for each block, by which it is to be multiplied. None where nothing reads it: for n = 1,
+        for ``window="hopping"``, and for b1 = 0 or ``window="ema"`` unless ``phi="none"``.
+      nu_queue: rings of the latest phi(g^2), like ``nu``. None if n = 1. For ``phi="none"``: None,
+        because what leaves ``queue`` is squared then, or with ``window="hopping"`` a pair of trees
+        like the parameters, the squares of two segments of the window.
+      log_b2: the sum of log(b2) over the squares in v, a real scalar; the bias correction divides v
+        by 1 - exp(log_b2). None if ``b2`` is a number.
     """
 
     count: jax.Array  # pyright: ignore[reportIncompatibleMethodOverride]  (optax's name)
@@ -66,12 +82,13 @@ class ScaleByAdashiftState(NamedTuple):
     nu: Any
     queue: Any
     nu_queue: Any
+    log_b2: Any
 
 
 def scale_by_adashift(
     n: int | None = None,
     b1: ArrayLike = B1,
-    b2: ArrayLike = B2,
+    b2: optax.ScalarOrSchedule = B2,
     eps: ArrayLike = EPS,
     *,
     phi: Phi = PHI,
@@ -79,7 +96,9 @@ def scale_by_adashift(
     axis_name: AxisName = None,
     window: Window = WINDOW,
     queue_dtype: DTypeLike | None = None,
+    mu_dtype: DTypeLike | None = None,
     clip_value: optax.ScalarOrSchedule | None = None,
+    warm_start: bool = False,
 ) -> optax.GradientTransformationExtraArgs:
     """Rescales updates by AdaShift, without a learning rate. See :func:`adashift`.
 
@@ -91,58 +110,57 @@ def scale_by_adashift(
       phi: what the squared gradients of a block are reduced to.
       block_axes: the axes of a leaf that form one block together.
       axis_name: the mesh axes of ``jax.shard_map`` that leaves are sharded on.
-      window: "sliding" or "hopping".
+      window: "sliding", "hopping" or "ema".
       queue_dtype: the dtype in which the queue holds gradients.
-      clip_value: the largest magnitude of an element of the result.
+      mu_dtype: the dtype in which the state holds the momentum.
+      clip_value: the largest magnitude of an element of a scaled gradient or momentum.
+      warm_start: whether the first n updates are made without a delay, instead of zero.
 
     Returns:
       An ``optax.GradientTransformationExtraArgs`` whose state is a :class:`ScaleByAdashiftState`.
     """
     n = _checks.check_n(N if n is None else n)
     b1 = _checks.check_number("b1", b1, 0, 1, "Pass e.g. b1=0.9.")
-    b2 = _checks.check_number("b2", b2, 0, 1, "Pass e.g. b2=0.999.")
     eps = _checks.check_number("eps", eps, 0, math.inf, "Pass e.g. eps=1e-10.")
     clip = _checks.check_clip_value(clip_value)
-    keeps_mean = n > 1 and not (isinstance(b1, float) and b1 == 0)  # a traced b1 is unknown
-    parts = _parts(n, keeps_mean, phi, block_axes, axis_name, window, queue_dtype)
-    rule = AdaShift(*parts, b1, b2, eps, clip)
+    mu_dtype = _checks.check_dtype("mu_dtype", mu_dtype, _checks.MU_DTYPES)
+    warm = _checks.check_bool("warm_start", warm_start)
+    blocks, scales = _blocks(phi, block_axes, axis_name)
+    _checks.check_choice("window", window, tuple(WINDOWS))
+
+    def moments(window: str) -> tuple[FirstMoment, SecondMoment]:
+        of_window, of_elements = WINDOWS[window]
+        no_mean = n < of_window.shortest or (isinstance(b1, float) and b1 == 0)  # not if traced
+        delayed = OfPrevious if n == 1 else of_elements if phi == "none" else OfBlocks
+        first = (Latest if no_mean else of_window)(n, warm, mu_dtype)
+        return first, delayed(n, make_decay(b2), blocks, warm)
+
+    first, second = moments(window)
+    queue = _queue(n, first.reads_queue or second.reads_queue, queue_dtype, scales)
+    # A state knows its window only if that has a part in it.
+    name = WINDOW if (first, second) == moments(WINDOW) else window
+    kind = f"n={n},window={name},queue_dtype={queue.held_as}" + ",warm_start=True" * warm
+    clock = Clock(kind, n, DelayLine(n).slots, first.hops or second.hops)
+    rule = AdaShift(clock, queue, first, second, b1, eps, clip)
     return optax.GradientTransformationExtraArgs(rule.init, rule.update)
 
 
-def _parts(
-    n: int,
-    keeps_mean: bool,
-    phi: Phi,
-    block_axes: BlockAxes,
-    axis_name: AxisName,
-    window: Window,
-    queue_dtype: DTypeLike | None,
-) -> tuple[Clock, NoQueue, FirstMoment, SecondMoment]:
-    """The parts that these arguments choose. `keeps_mean`: m_t is more than g_t."""
+def _blocks(phi: Phi, block_axes: BlockAxes, axis_name: AxisName) -> tuple[Blocks, Blocks]:
+    """What shares one v, and what shares one scale in a narrow queue."""
     if not callable(phi):
         _checks.check_choice("phi", phi, PHIS)
-    _checks.check_choice("window", window, tuple(WINDOWS))
-    block_axes = _checks.check_block_axes(block_axes)
-    _checks.check_axis_name(axis_name, phi, block_axes)
-    dtype = _checks.check_queue_dtype(queue_dtype)
-    # A window of one gradient is the same in every way.
-    of_window, of_elements = WINDOWS[window if n > 1 else WINDOW]
-    first = of_window(n) if keeps_mean else Latest(n)
-    if phi == "none":
-        second = of_elements(n)
-    else:
-        second = OfBlocks(n, make_blocks(phi, block_axes, axis_name))
-    if not (first.reads_queue or second.reads_queue):
-        queue = NoQueue(n)
-    elif dtype is None:
-        queue = Queue(n)
-    else:
-        queue = NarrowQueue(n, dtype, make_blocks("max", block_axes, axis_name, of=magnitude))
-    # A state knows its window only if that has a part in it.
-    name = window if n > 1 and (keeps_mean or phi == "none") else WINDOW
-    kind = f"n={n},window={name},queue_dtype={queue.held_as}"
-    hops = first.hops or second.hops
-    return Clock(kind, n, DelayLine(n).slots, hops), queue, first, second
+    block_axes = check_block_axes(block_axes)
+    check_axis_name(axis_name, phi, block_axes)
+    scales = make_blocks("max", block_axes, axis_name, of=magnitude)
+    return make_blocks(phi, block_axes, axis_name), scales
+
+
+def _queue(n: int, is_read: bool, dtype: DTypeLike | None, scales: Blocks) -> NoQueue:
+    """The queue of gradients, if something reads it."""
+    dtype = _checks.check_dtype("queue_dtype", dtype, _checks.QUEUE_DTYPES)
+    if not is_read:
+        return NoQueue(n)
+    return Queue(n) if dtype is None else NarrowQueue(n, dtype, scales)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -157,22 +175,19 @@ class AdaShift:
     first: FirstMoment
     second: SecondMoment
     b1: ArrayLike = dataclasses.field(compare=False)
-    b2: ArrayLike = dataclasses.field(compare=False)
     eps: ArrayLike = dataclasses.field(compare=False)
     clip: optax.ScalarOrSchedule | None = dataclasses.field(compare=False)
 
     def init(self, params: optax.Params) -> ScaleByAdashiftState:
-        _checks.check_params(params, self.gradients.held_as)
+        _checks.check_params(params, queue_dtype=self.gradients.held_as, mu_dtype=self.first.dtype)
         dtypes = {accumulator_dtype(p, real=True) for p in jax.tree.leaves(params)}
         _checks.check_fits(self.clip, self.eps, sorted(dtypes, key=str))
-        nu, nu_queue = self.second.init(params)
         return ScaleByAdashiftState(
             count=jnp.zeros([], jnp.int32),
             clock=self.clock.init(),
             mu=self.first.init(params),
-            nu=nu,
             queue=self.gradients.init(params),
-            nu_queue=nu_queue,
+            **self.second.init(params)._asdict(),
         )
 
     def update(
@@ -193,15 +208,18 @@ class AdaShift:
         queue, g_in, g_out = self.gradients.push(old.queue, g, now.slot)
 
         # m_t = sum_{i<n} b1^i g_{t-i} / sum_{i<n} b1^i
-        mu, m = self.first.step(old.mu, g, g_in, g_out, now, self.b1)
+        mu = jax.tree.map(widened, old.mu)
+        mu, m = self.first.step(mu, g, g_in, g_out, now, self.b1)
 
         # v_t = b2 v_{t-1} + (1 - b2) phi(g_{t-n}^2);  vhat_t = v_t / (1 - b2^(t-n))
-        kept = old.nu, old.nu_queue
-        (nu, nu_queue), vhat = self.second.step(kept, apart_on_cpu(g), g_out, now, self.b2)
-        queue = self.gradients.after(queue, nu)
+        kept = Kept(old.nu, old.nu_queue, old.log_b2)
+        kept, vhat = self.second.step(kept, apart_on_cpu(g), g_out, now)
 
-        # u_t = m_t / (sqrt(vhat_t) + eps)
-        scale, clip = self.second.scales(vhat, self.eps, g), _checks.clip_at(self.clip, old.count)
+        # u_t = m_t / (sqrt(vhat_t) + eps), or the mean of such quotients of single gradients
+        scale = self.second.blocks.scales(vhat, self.eps, g)
+        clip = _checks.clip_at(self.clip, old.count)
         u = jax.tree.map(lambda m, s: rescaled(m, s, clip), m, scale)
-        new = ScaleByAdashiftState(now.t, clock, mu, nu, queue, nu_queue)
+        mu, u = self.first.of_scaled(mu, u, now, self.b1)
+        kept = self.second.written(kept, mu)
+        new = ScaleByAdashiftState(now.t, clock, mu, queue=queue, **kept._asdict())
         return narrowed(like(updates, u), updates, params), like(known, new)

@@ -7,7 +7,8 @@ import optax
 from jax.typing import ArrayLike, DTypeLike
 
 from adashift_optax._adashift import B1, B2, EPS, PHI, WINDOW, Window, scale_by_adashift
-from adashift_optax._blocks import AxisName, BlockAxes, Phi
+from adashift_optax._axes import BlockAxes
+from adashift_optax._blocks import AxisName, Phi
 from adashift_optax._chain import add_decay, in_dtype, scale_by_rate
 
 WEIGHT_DECAY = 1e-4  # optax.adamw's
@@ -17,7 +18,7 @@ def adashift(
     learning_rate: optax.ScalarOrSchedule,
     n: int | None = None,
     b1: ArrayLike = B1,
-    b2: ArrayLike = B2,
+    b2: optax.ScalarOrSchedule = B2,
     eps: ArrayLike = EPS,
     *,
     phi: Phi = PHI,
@@ -25,7 +26,9 @@ def adashift(
     axis_name: AxisName = None,
     window: Window = WINDOW,
     queue_dtype: DTypeLike | None = None,
+    mu_dtype: DTypeLike | None = None,
     clip_value: optax.ScalarOrSchedule | None = None,
+    warm_start: bool = False,
 ) -> optax.GradientTransformationExtraArgs:
     r"""AdaShift: Adam whose second moment is n steps old, so that it knows nothing of the gradient
     it scales.
@@ -44,8 +47,9 @@ def adashift(
       u_t &= -\alpha_t\, m_t / (\sqrt{\hat v_t} + \epsilon) \quad (t > n), \qquad
       u_t = 0 \quad (t \le n)
 
-    **The first n updates are exactly zero**: the window fills, and there is no :math:`v` yet. A
-    block (or element) whose squares were all 0 so far has no scale and gets a zero update too.
+    **The first n updates are exactly zero**, because there is no :math:`v` yet, unless
+    ``warm_start=True``. A block (or element) whose squares were all 0 so far has no scale and gets
+    a zero update too.
 
     Coming from Adam, take about 10 times its learning rate for ``phi="max"``. For transformers
     take ``phi="none"`` with a short delay and a clip, e.g. ``n=3, clip_value=1.0``, at Adam's
@@ -54,6 +58,20 @@ def adashift(
     Gradients that are not finite make the update non-finite (use ``optax.apply_if_finite``), but
     :math:`\hat v` ignores squares above half of the largest number of its dtype (with
     ``window="hopping", phi="none"`` they count as 0). Finite gradients give finite updates.
+
+    ``window="ema"`` scales first and averages afterwards, in the order of ADOPT. Each gradient is
+    divided by the root of its own :math:`\hat v`, which does not contain it, and the momentum is
+    the running mean of the quotients:
+
+    .. math::
+
+      s_t &= \mathrm{clip}(g_t / (\sqrt{\hat v_t} + \epsilon)) \\
+      m_t &= \beta_1 m_{t-1} + (1 - \beta_1)\, s_t, \qquad m_n = 0 \\
+      u_t &= -\alpha_t\, m_t / (1 - \beta_1^{t-n}) \quad (t > n)
+
+    The paper divides a mean of gradients by one :math:`\hat v`, so no gradient of the mean may be
+    in that v, and the n latest have to be kept. Here only :math:`g_t` must not be in it: n = 1 is
+    enough, and no gradients are kept, except with ``phi="none"`` and n > 1.
 
     ``window="hopping"`` is a variant of ours, not the paper's: it keeps no gradients, so that its
     state is as large as Adam's for any n. Two weighted means of the latest gradients are emptied
@@ -65,10 +83,15 @@ def adashift(
     Args:
       learning_rate: :math:`\alpha_t`, a float, a scalar array or a schedule of the step count.
       n: the delay in steps and the length of the momentum window, a Python int >= 1. None: 10.
-      b1: decay of the weights in the window, in [0, 1). A Python 0 needs no momentum and, unless
+      b1: decay of the weights of the momentum, in [0, 1). A Python 0 needs no momentum and, unless
         ``phi="none"``, no queue of gradients. Changing a traced ``b1`` during training reweights
         only new gradients; the old weights fade as ``b1**k``.
-      b2: decay of the second moment, in [0, 1).
+      b2: decay of the second moment: a number in [0, 1), or a schedule. A schedule is called with
+        k = 1, 2, ... for the k-th square that joins v, which then has the weight 1 - b2(k) while
+        all before it fade by b2(k); the bias correction divides by the sum of the weights. Values
+        outside of [0, 1] count as the nearest in it. ``lambda k: 1 - k**-0.8`` is Adafactor's.
+        Under ``optax.inject_hyperparams`` a schedule must be static as well:
+        ``static_args=(*STATIC_ARGS, "b2")``.
       eps: added to the denominator, >= 0, in the units of a gradient.
       phi: what the squared gradients of a block are reduced to: "max" (the paper's
         recommendation), "mean", "none" (every element keeps its own v), or a callable from the
@@ -78,25 +101,39 @@ def adashift(
         before, R and C, and :math:`v_{ij} = R_i C_j / \mathrm{mean}(R)` (Adafactor's); leading
         axes keep their own. Leaves of rank < 2 are kept whole.
       block_axes: the axes of a leaf that form one block together. None: all. A tuple of ints:
-        these, for every leaf. A callable ``(path, leaf) -> tuple | None`` is asked at init and
-        when ``update`` first sees such updates; ``leaf`` is a ``jax.ShapeDtypeStruct``, of which
-        only the shape is the same both times. The axes left out keep one v per index: for stacked
-        layers [L, in, out], ``(1, 2)`` keeps one per layer. Ignored by ``phi="none"`` and
-        "factored", except for the scales of ``queue_dtype``.
+        these, for every leaf. A callable ``(path, leaf) -> tuple | None`` is asked at init and when
+        ``update`` first sees such updates; ``leaf`` is a ``jax.ShapeDtypeStruct``, of which only
+        the shape is the same both times. "outputs": those over which one output of a layer sums, so
+        that each has its own v, as in Adam-mini with ``phi="mean"``: each output neuron of a kernel
+        [..., in, out], each channel of a convolution [height, width, in, out], each dimension of a
+        head ("query", "key", "value": [d, heads, head_dim]; "out": [heads, head_dim, d]), each row
+        of an "embedding"; vectors, "bias" and "scale" are one block. Leading axes of stacked layers
+        and experts keep their own v. It goes by the names that Flax gives; else rank 2 and 3 are
+        [..., in, out], higher ranks convolutions, and a "weight" is Equinox's [out, in, ...].
+        Ignored by ``phi="none"`` and "factored", except for the scales of ``queue_dtype``.
       axis_name: only for ``jax.shard_map`` over sharded parameters: the mesh axis they are sharded
         on, or a tuple of all. There a function sees one shard of a leaf, and **without axis_name
         phi "max" and "mean" would be those of the shard**. Not needed under ``jax.jit``, whatever
         the mesh, nor where parameters are replicated.
-      window: "sliding", the paper's window of the latest n gradients, or "hopping".
+      window: "sliding", the paper's window of the latest n gradients, "hopping" or "ema".
       queue_dtype: None: the queue holds gradients in float32 or wider. Else one of float32,
         bfloat16, float16, float8_e5m2 and float8_e4m3fn: gradients are rounded on entering the
         queue and the window. Where its exponents are fewer than the gradients', each block is
         scaled by a power of 2 to fit: elements far below its largest round to 0. Updates are off
         by up to 2^-8, 2^-11, 2^-3 and 2^-4 (for bfloat16 to float8_e4m3fn) of the terms of m, and
         twice that for ``phi="none"``. Without effect where there is no queue.
+      mu_dtype: None: the state holds the momentum in float32 or wider. Else one of float32,
+        bfloat16 and float16, to which it is rounded at every step. MUERROR
       clip_value: None, or c > 0, a float or a schedule of the number of earlier updates: every
-        element of :math:`m_t / (\sqrt{\hat v_t} + \epsilon)` is clipped to [-c, c] (complex ones to
-        magnitude c).
+        element of :math:`m_t / (\sqrt{\hat v_t} + \epsilon)`, with ``window="ema"`` of
+        :math:`g_t / (\sqrt{\hat v_t} + \epsilon)`, is clipped to [-c, c] (complex ones to magnitude
+        c).
+      warm_start: if True, no update is zero. While t <= n, :math:`\hat v_t` is made of
+        :math:`g_1, ..., g_t` as in Adam, and the momentum is the mean of what there is; so the
+        first n steps are not decorrelated. From t = n + 1 on :math:`v` is the same as without, and
+        so is the momentum, except with ``window="ema"``, whose mean holds all :math:`s_1, ...,
+        s_t`. Unless ``phi="none"``, updates then wait for today's :math:`\phi`, also after the
+        first n. Use it where an update of zero would be taken for convergence.
 
     Returns:
       An ``optax.GradientTransformationExtraArgs``. As with ``optax.adam``, an update has the dtype
@@ -129,8 +166,11 @@ def adashift(
     References:
       Zhou et al., `AdaShift: Decorrelation and Convergence of Adaptive Learning Rate Methods
       <https://arxiv.org/abs/1810.00143>`_, ICLR 2019, Algorithm 1 and section 4.
-      The factors: Shazeer & Stern, `Adafactor <https://arxiv.org/abs/1804.04235>`_, 2018.
-      The clip: Taniguchi et al., `ADOPT <https://arxiv.org/abs/2411.02853>`_, NeurIPS 2024.
+      The order of ``window="ema"``, and the clip: Taniguchi et al., `ADOPT
+      <https://arxiv.org/abs/2411.02853>`_, NeurIPS 2024.
+      The factors, and b2 as a schedule: Shazeer & Stern, `Adafactor
+      <https://arxiv.org/abs/1804.04235>`_, 2018.
+      The blocks "outputs": Zhang et al., `Adam-mini <https://arxiv.org/abs/2406.16793>`_, 2024.
     """
     return in_dtype(
         scale_by_adashift(
@@ -143,7 +183,9 @@ def adashift(
             axis_name=axis_name,
             window=window,
             queue_dtype=queue_dtype,
+            mu_dtype=mu_dtype,
             clip_value=clip_value,
+            warm_start=warm_start,
         ),
         scale_by_rate(learning_rate),
     )
@@ -153,7 +195,7 @@ def adashiftw(
     learning_rate: optax.ScalarOrSchedule,
     n: int | None = None,
     b1: ArrayLike = B1,
-    b2: ArrayLike = B2,
+    b2: optax.ScalarOrSchedule = B2,
     eps: ArrayLike = EPS,
     *,
     weight_decay: optax.ScalarOrSchedule = WEIGHT_DECAY,
@@ -163,7 +205,9 @@ def adashiftw(
     axis_name: AxisName = None,
     window: Window = WINDOW,
     queue_dtype: DTypeLike | None = None,
+    mu_dtype: DTypeLike | None = None,
     clip_value: optax.ScalarOrSchedule | None = None,
+    warm_start: bool = False,
 ) -> optax.GradientTransformationExtraArgs:
     r"""AdaShift with decoupled weight decay, as ``optax.adamw`` is Adam's.
 
@@ -203,7 +247,9 @@ def adashiftw(
             axis_name=axis_name,
             window=window,
             queue_dtype=queue_dtype,
+            mu_dtype=mu_dtype,
             clip_value=clip_value,
+            warm_start=warm_start,
         ),
         add_decay(weight_decay, mask),
         scale_by_rate(learning_rate),

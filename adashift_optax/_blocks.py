@@ -17,6 +17,7 @@ from jax.typing import ArrayLike
 from optax import Params, Updates
 
 from adashift_optax import _checks
+from adashift_optax._axes import AxesOf, BlockAxes, check_axes, outputs
 from adashift_optax._boxes import map_leaves, map_to_others, zeros_like
 from adashift_optax._numbers import (
     accumulator_dtype,
@@ -32,7 +33,6 @@ from adashift_optax._numbers import (
 GROUP = 8
 
 AxisName = str | tuple[str, ...] | None
-BlockAxes = Sequence[int] | Callable[[KeyPath, jax.ShapeDtypeStruct], Sequence[int] | None] | None
 Phi = Literal["max", "mean", "none", "factored"] | Callable[[jax.Array], ArrayLike]
 
 
@@ -77,6 +77,16 @@ class Blocks(abc.ABC, Generic[Cells]):
     def scales(self, vhat: Cells, eps: ArrayLike, like: Updates) -> Updates:
         """1 / (sqrt(vhat) + eps), 0 where vhat is 0: a tree like `like` that broadcasts to it."""
         return self.spread(jax.tree.map(lambda v: inverse_root(v, eps), vhat), like)
+
+
+class Elements(Blocks[Params]):
+    """Each element is a block of its own."""
+
+    def init(self, params: Params) -> Params:
+        return real_zeros(params)
+
+    def reduce(self, g: Updates, like: Params) -> Params:
+        return jax.tree.map(lambda x, c: squared(x).astype(c.dtype), g, like)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -124,7 +134,7 @@ class Axes(Blocks[Params]):
     """`block_axes` of a leaf are reduced together: in its cells they have size 1."""
 
     phi: Phi
-    block_axes: BlockAxes
+    block_axes: Sequence[int] | AxesOf
     of: Callable[[jax.Array], jax.Array] = squared
 
     def init(self, params: Params) -> Params:
@@ -188,10 +198,12 @@ def make_blocks(
     axis_name: AxisName,
     of: Callable[[jax.Array], jax.Array] = squared,
 ) -> Blocks:
-    """The blocks of these arguments, of which `phi` is not "none"."""
-    if phi == "factored":
-        return Factored()
-    return WholeLeaves(phi, axis_name, of) if block_axes is None else Axes(phi, block_axes, of)
+    """The blocks of these arguments."""
+    if phi in ("none", "factored"):
+        return Elements() if phi == "none" else Factored()
+    if block_axes is None:
+        return WholeLeaves(phi, axis_name, of)
+    return Axes(phi, outputs if block_axes == "outputs" else block_axes, of)
 
 
 def real_zeros(params: Params) -> Params:
@@ -206,7 +218,7 @@ def _groups(leaves: Sequence[jax.Array]) -> list[Sequence[jax.Array]]:
 def _reduced_zeros(path: KeyPath, p: jax.Array, axes: Sequence[int] | None) -> jax.Array:
     """Real zeros of the shape of `p` with `axes` reduced (None: all of them)."""
     zeros = zeros_like(p, accumulator_dtype(p, real=True))
-    axes = _checks.check_axes(axes, zeros.ndim, path)
+    axes = check_axes(axes, zeros.ndim, path)
     # A reduction, not a fresh array, so that the axes that stay keep their sharding.
     return jnp.sum(zeros, axes, keepdims=True) if axes else zeros
 

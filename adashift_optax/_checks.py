@@ -5,7 +5,6 @@ with a message that can be understood, is not checked here.
 """
 
 import math
-import numbers
 from collections.abc import Sequence
 from typing import Any, TypeVar
 
@@ -26,10 +25,13 @@ STATIC_ARGS: tuple[str, ...] = (
     "axis_name",
     "window",
     "queue_dtype",
+    "mu_dtype",
+    "warm_start",
 )
 """Arguments that `optax.inject_hyperparams` must leave alone: pass them as its `static_args`."""
 
 
+MU_DTYPES = ("float32", "bfloat16", "float16")
 QUEUE_DTYPES = ("float32", "bfloat16", "float16", "float8_e5m2", "float8_e4m3fn")
 
 
@@ -83,6 +85,14 @@ def check_choice(name: str, value: Choice, choices: Sequence[str]) -> Choice:
     return value
 
 
+B2_REMEDY = "Pass e.g. b2=0.999, or a schedule such as lambda k: 1 - k**-0.8."
+
+
+def check_b2(value: Any) -> Any:
+    """`value`, a number in [0, 1) or a schedule."""
+    return value if callable(value) else check_number("b2", value, 0, 1, B2_REMEDY)
+
+
 CLIP_REMEDY = "Pass e.g. clip_value=1.0, or None."
 
 
@@ -124,45 +134,14 @@ def rounded(value: Any, dtype: jnp.dtype) -> np.ndarray:
         return np.asarray(float(value)).astype(dtype)
 
 
-def check_block_axes(block_axes: Any) -> Any:
-    """`block_axes`, None, a tuple of ints or a callable."""
-    if block_axes is None or callable(block_axes):
-        return block_axes
-    if not isinstance(block_axes, (tuple, list)) or not all(
-        isinstance(a, numbers.Integral) and not isinstance(a, bool) for a in block_axes
-    ):
-        raise TypeError(
-            "block_axes must be None, a tuple of ints or a callable (path, leaf) -> tuple | None; "
-            f"got {block_axes!r}. Pass e.g. block_axes=(-2, -1)."
-        )
-    return tuple(block_axes)
-
-
-def check_axis_name(axis_name: object, phi: object, block_axes: object) -> None:
-    """`axis_name` is None, or the blocks are whole leaves."""
-    if axis_name is None:
-        return
-    if callable(phi) or phi == "factored" or block_axes is not None:
-        raise ValueError(
-            'axis_name must come with phi="max", "mean" or "none" and without block_axes, because '
-            "only such blocks can be reduced shard by shard; got axis_name="
-            f"{axis_name!r}, phi={phi!r}, block_axes={block_axes!r}. Use jax.jit on sharded arrays "
-            "instead of jax.shard_map: it needs no axis_name."
-        )
-
-
-def check_axes(axes: Sequence[int] | None, ndim: int, path: KeyPath) -> tuple[int, ...]:
-    """The axes of one leaf, in [0, ndim), without repeats; None means all of them."""
-    if axes is None:
-        return tuple(range(ndim))
-    axes = tuple(check_block_axes(axes))
-    if any(not -ndim <= a < ndim for a in axes) or len({a % ndim for a in axes}) < len(axes):
-        raise ValueError(
-            f"block_axes must name different axes of each leaf; got {tuple(axes)} for the leaf "
-            f"{at(path)} of rank {ndim}. Pass a callable (path, leaf) -> tuple | None to choose "
-            "axes leaf by leaf."
-        )
-    return tuple(sorted(a % ndim for a in axes))
+def check_bool(name: str, value: Any) -> bool:
+    """`value`, which is True or False."""
+    if isinstance(value, bool | np.bool_):
+        return bool(value)
+    raise TypeError(
+        f"{name} must be True or False, known before jit; got {value!r}. Pass e.g. {name}=True; "
+        "under optax.inject_hyperparams list it in static_args, as STATIC_ARGS does."
+    )
 
 
 def check_state(state: object, of: type[State]) -> State:
@@ -203,26 +182,27 @@ def check_inexact(name: str, dtypes: Any) -> None:
             )
 
 
-def check_queue_dtype(dtype: DTypeLike | None) -> np.dtype | None:
-    """`dtype` is None or one that the queue can hold."""
-    if dtype is None or jnp.dtype(dtype).name in QUEUE_DTYPES:
+def check_dtype(name: str, dtype: DTypeLike | None, choices: Sequence[str]) -> np.dtype | None:
+    """`dtype`, None or one of `choices`."""
+    if dtype is None or jnp.dtype(dtype).name in choices:
         return None if dtype is None else jnp.dtype(dtype)
     raise ValueError(
-        f"queue_dtype must be None or one of {', '.join(QUEUE_DTYPES)}; got {dtype!r}. "
-        "Pass e.g. queue_dtype=jnp.bfloat16, or None to hold gradients as they are accumulated."
+        f"{name} must be None or one of {', '.join(choices)}; got {dtype!r}. Pass e.g. "
+        f"{name}=jnp.bfloat16, or None to hold them in float32 or wider."
     )
 
 
-def check_params(params: Any, queue_dtype: str | None) -> None:
-    """Every leaf is a float or, without a `queue_dtype`, complex array."""
+def check_params(params: Any, **narrow: np.dtype | str | None) -> None:
+    """Every leaf is a float array or, if all dtypes in `narrow` are None, a complex one."""
     dtypes = jax.tree.map(dtype_of, params)
     check_inexact("params", dtypes)
     for path, dtype in jax.tree_util.tree_leaves_with_path(dtypes):
-        if queue_dtype is not None and jnp.issubdtype(dtype, jnp.complexfloating):
-            raise TypeError(
-                f"queue_dtype must be None for complex parameters; got {queue_dtype!r} for the "
-                f"{dtype} leaf at {at(path)}. Leave queue_dtype out."
-            )
+        for name, given in narrow.items():
+            if given is not None and jnp.issubdtype(dtype, jnp.complexfloating):
+                raise TypeError(
+                    f"{name} must be None for complex parameters; got {str(given)!r} for the "
+                    f"{dtype} leaf at {at(path)}. Leave {name} out."
+                )
 
 
 def check_scalar(name: str, value: Any, remedy: str) -> Any:

@@ -20,7 +20,7 @@ Tree = TypeVar("Tree")
 
 @dataclasses.dataclass(frozen=True)
 class DelayLine:
-    """A delay of `n` steps for a tree of arrays, in rings of n + 1 slots (one slot if n = 1).
+    """A delay of `n` steps for a tree of arrays, in rings of n + 1 slots.
 
     With n + 1 slots the slot that is written is never the one that is read, so that the two may
     come in either order. What decides is what XLA makes of the order:
@@ -41,7 +41,7 @@ class DelayLine:
 
     @property
     def slots(self) -> int:
-        return 1 if self.n == 1 else self.n + 1
+        return self.n + 1
 
     def init(self, tree: Tree, dtype: Callable[[jax.Array], jnp.dtype]) -> Tree:
         """Rings of zeros for `tree`, in the dtypes that `dtype` gives its leaves."""
@@ -54,23 +54,19 @@ class DelayLine:
 
     def read(self, rings: Tree, slot: jax.Array) -> Tree:
         """What was written n steps before `slot` is (zeros in the first n steps)."""
-        if self.n == 1:
-            return jax.tree.map(lambda ring: ring[0], rings)
         oldest = next_of(slot, self.slots)
         index = partial(jax.lax.dynamic_index_in_dim, keepdims=False, allow_negative_indices=False)
         return jax.tree.map(lambda ring: index(ring, oldest, 0), rings)
 
     def write(self, rings: Tree, values: object, slot: jax.Array) -> Tree:
         """`rings` with `values` in `slot`."""
-        if self.n == 1:
-            return jax.tree.map(lambda x: x[None], values)
         update = partial(jax.lax.dynamic_update_index_in_dim, allow_negative_indices=False)
         return jax.tree.map(lambda ring, x: update(ring, x, slot, 0), rings, values)
 
     def push(self, rings: Tree, values: object, slot: jax.Array) -> tuple[Tree, Tree]:
         """`rings` with `values` in `slot`, and what was written n steps before."""
         written = self.write(rings, values, slot)
-        return written, self.read(rings if self.n == 1 else written, slot)
+        return written, self.read(written, slot)
 
 
 def after(v: jax.Array, x: jax.Array) -> jax.Array:

@@ -18,8 +18,10 @@ from adashift_optax._boxes import map_leaves, zeros_like
 from adashift_optax._clock import Step
 from adashift_optax._numbers import (
     accumulator_dtype,
+    apart_on_cpu,
     below_largest,
     cast,
+    decayed,
     inlined,
     one_minus,
     one_minus_power,
@@ -36,11 +38,17 @@ class FirstMoment(abc.ABC, Generic[Mu]):
 
     Attributes:
       n: at most so many gradients are in the window.
+      warm: whether m_t is the mean of t gradients while t <= n, instead of unused.
+      dtype: that of `mu`; None: float32 or wider.
+      shortest: the n from which on it is another window than the latest gradient.
       reads_queue: whether `step` needs the gradients that leave the queue.
       hops: whether `step` needs the phase.
     """
 
     n: int
+    warm: bool = False
+    dtype: np.dtype | None = None
+    shortest: ClassVar[int] = 2
     reads_queue: ClassVar[bool] = False
     hops: ClassVar[bool] = False
 
@@ -48,11 +56,27 @@ class FirstMoment(abc.ABC, Generic[Mu]):
     def init(self, params: Params) -> Mu:
         """The field `mu` of the state."""
 
+    def zeros(self, params: Params) -> Params:
+        """One mean of nothing."""
+        return map_leaves(lambda p: zeros_like(p, self.dtype or accumulator_dtype(p)), params)
+
+    def held(self, mu: Mu) -> tuple[Mu, Mu]:
+        """`mu` as the state holds it, and the same in float32 or wider."""
+        if self.dtype is None:
+            return mu, mu
+        mu = jax.tree.map(lambda m: cast(m, self.dtype), mu)
+        return mu, jax.tree.map(widened, apart_on_cpu(mu))
+
     @abc.abstractmethod
     def step(
         self, mu: Mu, g: Updates, g_in: Updates, g_out: Updates | None, now: Step, b1: ArrayLike
     ) -> tuple[Mu, Updates]:
         """The next `mu`, and m_t: after g_t came, `g_in` entered the queue and `g_out` left it."""
+
+    def of_scaled(self, mu: Mu, s: Updates, now: Step, b1: ArrayLike) -> tuple[Mu, Updates]:
+        """The next `mu`, and u_t, where `s` is m_t over the root of vhat_t: here it is u_t."""
+        del now, b1
+        return mu, s
 
 
 class Latest(FirstMoment[None]):
@@ -76,15 +100,25 @@ class Sliding(FirstMoment[Params]):
     reads_queue = True
 
     def init(self, params: Params) -> Params:
-        return zeros(params)
+        return self.zeros(params)
 
     def step(
         self, mu: Params, g: Updates, g_in: Updates, g_out: Updates | None, now: Step, b1: ArrayLike
     ) -> tuple[Params, Updates]:
         weights = functools.cache(functools.partial(self._weights, b1))
 
-        m = jax.tree.map(lambda m, *g: _slid(m, *g, *weights(m.dtype)), mu, g_in, g_out)
-        return m, m
+        mu = jax.tree.map(lambda m, *g: _slid(m, *g, *weights(m.dtype)), mu, g_in, g_out)
+        mu, m = self.held(mu)
+        if not self.warm:
+            return mu, m
+
+        @functools.cache
+        def to_mean(dtype: jnp.dtype) -> jax.Array:
+            """The weights of n gradients over those of the t that there are."""
+            of_n, of_t = (one_minus_power(b1, k, jnp.finfo(dtype).dtype) for k in (self.n, now.t))
+            return jnp.where(now.t < self.n, of_n / of_t, 1).astype(dtype)
+
+        return mu, jax.tree.map(lambda m: m * to_mean(m.dtype), m)
 
     def _weights(self, b1: ArrayLike, dtype: jnp.dtype) -> list[jax.Array]:
         """The weights of m_{t-1}, g_t and g_{t-n} in m_t."""
@@ -108,7 +142,7 @@ class Hopping(FirstMoment[Pair]):
     hops = True
 
     def init(self, params: Params) -> Pair:
-        first = zeros(params)
+        first = self.zeros(params)
         return first, jax.tree.map(jnp.copy, first)  # one buffer cannot be donated twice
 
     def step(
@@ -122,12 +156,14 @@ class Hopping(FirstMoment[Pair]):
     ) -> tuple[Pair, Updates]:
         half = self.n // 2
         first_is_older = now.phase >= half
+        if self.warm:  # the second mean has not been emptied yet
+            first_is_older |= now.t <= self.n
         first, second = (
             self._grow(mean, g, (now.phase + (self.n - start)) % self.n, b1)
             for mean, start in zip(mu, (0, half), strict=True)
         )
-        m = jax.tree.map(functools.partial(jax.lax.select, first_is_older), first, second)
-        return (first, second), m
+        mu, (first, second) = self.held((first, second))
+        return mu, jax.tree.map(functools.partial(jax.lax.select, first_is_older), first, second)
 
     def _grow(self, mean: Params, g: Updates, since: jax.Array, b1: ArrayLike) -> Params:
         """`mean`, which was emptied `since` steps ago, with g_t in it."""
@@ -143,9 +179,34 @@ class Hopping(FirstMoment[Pair]):
         return jax.tree.map(lambda mean, g: _grown(mean, g, fresh, *weights(mean.dtype)), mean, g)
 
 
-def zeros(params: Params) -> Params:
-    """Zeros like `params`, in float32 or wider."""
-    return map_leaves(lambda p: zeros_like(p, accumulator_dtype(p)), params)
+class Ema(FirstMoment[Params]):
+    """Scale first: each gradient over its own root of vhat_t, and then their running mean.
+
+    m_t = b1 m_{t-1} + (1 - b1) s_t, where s_t is scaled; u_t = m_t / (1 - b1^k) of k such.
+    """
+
+    shortest = 1
+
+    def init(self, params: Params) -> Params:
+        return self.zeros(params)
+
+    def step(
+        self, mu: Params, g: Updates, g_in: Updates, g_out: Updates | None, now: Step, b1: ArrayLike
+    ) -> tuple[Params, Updates]:
+        return mu, jax.tree.map(widened, g)
+
+    def of_scaled(self, mu: Params, s: Updates, now: Step, b1: ArrayLike) -> tuple[Params, Updates]:
+        k = now.t if self.warm else now.t - self.n
+
+        @functools.cache
+        def weights(dtype: jnp.dtype) -> tuple[jax.Array, jax.Array]:
+            real = jnp.finfo(dtype).dtype  # a complex power of 0 is NaN
+            correction = 1 / one_minus_power(b1, k, real)
+            return one_minus(b1, real).astype(dtype), correction.astype(dtype)
+
+        mu = jax.tree.map(lambda m, s: _average(m, s, weights(m.dtype)[0]), mu, s)
+        mu, m = self.held(mu)
+        return mu, jax.tree.map(lambda m: m * weights(m.dtype)[1], m)
 
 
 @inlined
@@ -154,6 +215,11 @@ def _slid(
 ) -> jax.Array:
     g, old = (below_largest(cast(x, m.dtype)) for x in (g, old))
     return keep * m + (enter * g - leave * old)
+
+
+@inlined
+def _average(m: jax.Array, s: jax.Array, share: jax.Array) -> jax.Array:
+    return decayed(m, below_largest(cast(s, m.dtype)), share)
 
 
 @inlined

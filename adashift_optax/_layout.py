@@ -92,14 +92,17 @@ def _layout(
 
 
 def _alike(old: Leaf | None, new: Leaf | None) -> bool:
-    """Whether name and shape are the same, and the dtype of one kind, at least 32 bits wide."""
+    """Whether name and shape are the same, and the dtype of one kind, at least 32 bits wide.
+
+    A dtype that is narrower on purpose is the same.
+    """
     if old is None or new is None:
         return False
     (old_path, x), (new_path, y) = old, new
     name = functools.partial(jax.tree_util.keystr, simple=True, separator="/")
     if x.shape != y.shape or (old_path != new_path and name(old_path) != name(new_path)):
         return False
-    if not jnp.issubdtype(y.dtype, jnp.inexact):
+    if not jnp.issubdtype(y.dtype, jnp.inexact) or y.dtype.itemsize < 4:
         return x.dtype == y.dtype
     kind = jnp.complexfloating if jnp.issubdtype(y.dtype, jnp.complexfloating) else jnp.floating
     return jnp.issubdtype(x.dtype, kind) and x.dtype.itemsize >= 4

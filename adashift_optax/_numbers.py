@@ -122,6 +122,12 @@ def one_minus_power(b: ArrayLike, k: ArrayLike, dtype: jnp.dtype) -> jax.Array:
     return -jnp.expm1(jnp.maximum(k, 1).astype(dtype) * jnp.asarray(log_b, dtype))
 
 
+def decayed(v: jax.Array, x: jax.Array, share: jax.Array) -> jax.Array:
+    """Returns b v + (1 - b) x, where `share` is 1 - b."""
+    # Not b * v: the rounding error of b = 0.999 in float32 would bias v.
+    return (v - share * v) + share * x
+
+
 @inlined
 def rescaled(m: jax.Array, scale: jax.Array, clip: ArrayLike | None) -> jax.Array:
     """Returns m * scale, at most `clip`, and finite wherever m is finite.

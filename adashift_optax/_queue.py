@@ -11,7 +11,7 @@ from jax.custom_derivatives import SymbolicZero
 from optax import OptState, Params, Updates
 
 from adashift_optax._blocks import Blocks
-from adashift_optax._delay import DelayLine, after
+from adashift_optax._delay import DelayLine
 from adashift_optax._numbers import accumulator_dtype, apart_on_cpu, cast, inlined, widened
 
 in_dtype = partial(inlined, static_argnames="dtype")
@@ -50,10 +50,6 @@ class NoQueue:
         """The queue with g_t in it, g_t as it will leave, and g_{t-n}."""
         return queue, g, None
 
-    def after(self, queue: OptState, v: OptState) -> OptState:
-        """`queue`, written after `v` was made of what left it."""
-        return queue
-
 
 class Queue(NoQueue):
     """A delay of n steps for gradients, as wide as they are accumulated."""
@@ -67,10 +63,6 @@ class Queue(NoQueue):
         g = jax.tree.map(lambda x, ring: cast(x, ring.dtype), g, queue)
         queue, g_old = DelayLine(self.n).push(queue, g, slot)
         return queue, g, g_old
-
-    def after(self, queue: OptState, v: OptState) -> OptState:
-        # With more than one slot `push` has written before it read.
-        return queue if self.n > 1 else jax.tree.map(after, v, queue)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -117,11 +109,6 @@ class NarrowQueue(Queue):
             jax.tree.map(lambda x, s: x * s, *pair) for pair in ((g, scale), (g_old, old_scale))
         )
         return Scaled(held, scales), g, g_old
-
-    def after(self, queue: OptState, v: OptState) -> OptState:
-        if isinstance(queue, Scaled):
-            return queue._replace(held=super().after(queue.held, v))
-        return super().after(queue, v)
 
     def _push_rounded(
         self, rings: OptState, g: Updates, slot: jax.Array

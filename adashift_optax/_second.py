@@ -3,196 +3,179 @@
 import abc
 import dataclasses
 from functools import cache, partial
-from typing import ClassVar, Generic, TypeVar
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax.typing import ArrayLike
 from optax import OptState, Params, Updates
 
-from adashift_optax._blocks import Blocks, real_zeros
+from adashift_optax._blocks import Blocks, Elements
 from adashift_optax._clock import Step
-from adashift_optax._delay import DelayLine, after, after_on_cpu
-from adashift_optax._numbers import (
-    in_range,
-    inlined,
-    inverse_root,
-    one_minus,
-    one_minus_power,
-    squared,
-    widest,
-)
+from adashift_optax._decay import Decay
+from adashift_optax._delay import DelayLine, after_on_cpu
+from adashift_optax._numbers import decayed, in_range, inlined, widest
 
-Kept = TypeVar("Kept")  # the fields `nu` and `nu_queue` of the state
-Cells = tuple[OptState, OptState]
-Elements = tuple[Params, None]
-Segments = tuple[Params, tuple[Params, Params]]
+
+class Kept(NamedTuple):
+    """The fields of the state that a second moment owns, of which it has the names."""
+
+    nu: Any
+    nu_queue: Any
+    log_b2: jax.Array | None
+
+
+# v, the logarithm of its decay, and the factor that makes vhat of it.
+Averaged = tuple[Any, jax.Array | None, jax.Array]
 
 
 @dataclasses.dataclass(frozen=True)
-class SecondMoment(abc.ABC, Generic[Kept]):
+class SecondMoment(abc.ABC):
     """What v_t is the mean of. It has no arrays: the state has them.
 
     Attributes:
       n: v_t holds no gradient younger than n steps.
+      decay: the weights of the squares in v.
+      blocks: what shares one v.
+      warm: whether vhat_t is made of today's and earlier gradients while t <= n.
       reads_queue: whether `step` needs the gradients that leave the queue.
       hops: whether `step` needs the phase.
     """
 
     n: int
+    decay: Decay
+    blocks: Blocks
+    warm: bool = False
     reads_queue: ClassVar[bool] = False
     hops: ClassVar[bool] = False
 
-    @abc.abstractmethod
     def init(self, params: Params) -> Kept:
-        """The fields `nu` and `nu_queue` of the state."""
+        """The fields of the state."""
+        nu = self.blocks.init(params)
+        return Kept(nu, self.init_queue(params, nu), self.decay.init(params))
+
+    def step(self, kept: Kept, g: Updates, g_out: Any, now: Step) -> tuple[Kept, Any]:
+        """The next fields, and vhat_t: after g_t came, and `g_out` left the queue."""
+        old = kept
+        if self.warm:  # v of the gradients so far is dropped when the first delayed square joins
+            kept = self._emptied(kept, now.t <= self.n + 1)
+        nu, log, to_vhat = self.join(kept, g_out, now)
+        if self.warm:
+            so_far = averaged(self.decay, old.nu, self.blocks.reduce(g, nu), old.log_b2, now.t)
+            nu, log, to_vhat = chosen(now.t <= self.n, so_far, (nu, log, to_vhat))
+        queue = self.push(kept.nu_queue, g, nu, now)
+        return Kept(nu, queue, log), _times(nu, to_vhat)
+
+    def written(self, kept: Kept, mu: Any) -> Kept:
+        """`kept`, written after `mu`, if there is one, was made of what it overwrites."""
+        del mu
+        return kept
 
     @abc.abstractmethod
-    def step(
-        self, kept: Kept, g: Updates, g_out: Updates | None, now: Step, b2: ArrayLike
-    ) -> tuple[Kept, OptState]:
-        """The next fields, and vhat_t: after g_t came, and `g_out` left the queue."""
+    def init_queue(self, params: Params, nu: Any) -> Any:
+        """The field `nu_queue` before the first step."""
 
-    def scales(self, vhat: OptState, eps: ArrayLike, like: Updates) -> Updates:
-        """1 / (sqrt(vhat) + eps), 0 where vhat is 0: a tree like `like` that broadcasts to it."""
-        del like
-        return jax.tree.map(lambda v: inverse_root(v, eps), vhat)
+    @abc.abstractmethod
+    def join(self, kept: Kept, g_out: Any, now: Step) -> Averaged:
+        """v_t: with the squares that have their turn."""
+
+    @abc.abstractmethod
+    def push(self, queue: Any, g: Updates, nu: Any, now: Step) -> Any:
+        """`queue` with today's squares, written after `nu` was made of it."""
+
+    def _emptied(self, kept: Kept, when: jax.Array) -> Kept:
+        nu, log = jax.tree.map(lambda x: jnp.where(when, 0, x), (kept.nu, kept.log_b2))
+        return Kept(nu, kept.nu_queue, log)
 
 
-@dataclasses.dataclass(frozen=True)
-class OfBlocks(SecondMoment[Cells]):
+class OfPrevious(SecondMoment):
+    """For n = 1: v_t is what the last step has left, and today's squares join it afterwards."""
+
+    def init_queue(self, params: Params, nu: Any) -> None:
+        return None
+
+    def step(self, kept: Kept, g: Updates, g_out: Any, now: Step) -> tuple[Kept, Any]:
+        nu, to_vhat = kept.nu, correction(self.decay, kept.nu, kept.log_b2, now.t - 1)
+        new, log, _ = self.join(kept, g, now)
+        if self.warm:  # the first vhat is today's square: to make it of `new`, XLA would store that
+            x = jax.tree.map(lambda x: jnp.where(in_range(x), x, 0), self.blocks.reduce(g, nu))
+            nu, to_vhat = chosen(now.t == 1, (x, jnp.ones_like(to_vhat)), (nu, to_vhat))
+        return Kept(new, None, log), _times(nu, to_vhat)
+
+    def written(self, kept: Kept, mu: Any) -> Kept:
+        # Without momentum nothing that XLA stores comes before, and on CPU it copies v.
+        elements = mu is not None and isinstance(self.blocks, Elements)
+        return kept._replace(nu=jax.tree.map(_after, mu, kept.nu)) if elements else kept
+
+    def join(self, kept: Kept, g_out: Any, now: Step) -> Averaged:
+        x = self.blocks.reduce(g_out, kept.nu)
+        return averaged(self.decay, kept.nu, x, kept.log_b2, now.t)
+
+    def push(self, queue: None, g: Updates, nu: Any, now: Step) -> None:
+        return queue
+
+
+class OfBlocks(SecondMoment):
     """v_t = b2 v_{t-1} + (1 - b2) phi(g_{t-n}^2), with phi(g^2) in a delay line of its own."""
 
-    blocks: Blocks
+    def init_queue(self, params: Params, nu: Any) -> Any:
+        return DelayLine(self.n).init(nu, lambda c: c.dtype)
 
-    def init(self, params: Params) -> Cells:
-        nu = self.blocks.init(params)
-        return nu, DelayLine(self.n).init(nu, lambda c: c.dtype)
+    def join(self, kept: Kept, g_out: Any, now: Step) -> Averaged:
+        x = DelayLine(self.n).read(kept.nu_queue, now.slot)
+        return averaged(self.decay, kept.nu, x, kept.log_b2, now.t - self.n)
 
-    def step(
-        self, kept: Cells, g: Updates, g_out: Updates | None, now: Step, b2: ArrayLike
-    ) -> tuple[Cells, OptState]:
-        (nu, nu_queue), line = kept, DelayLine(self.n)
-        x = line.read(nu_queue, now.slot)
-        new_nu, vhat = _averaged(nu, x, b2, now.t - self.n)
-        x = after_on_cpu(new_nu, self.blocks.reduce(g, nu))
-        return (new_nu, line.write(nu_queue, x, now.slot)), vhat
-
-    def scales(self, vhat: OptState, eps: ArrayLike, like: Updates) -> Updates:
-        return self.blocks.scales(vhat, eps, like)
+    def push(self, queue: Any, g: Updates, nu: Any, now: Step) -> Any:
+        x = after_on_cpu(nu, self.blocks.reduce(g, nu))
+        return DelayLine(self.n).write(queue, x, now.slot)
 
 
-class OfElements(SecondMoment[Elements]):
+class OfElements(SecondMoment):
     """v_t = b2 v_{t-1} + (1 - b2) g_{t-n}^2: for phi="none", of what leaves the queue."""
 
     reads_queue = True
 
-    def init(self, params: Params) -> Elements:
-        return real_zeros(params), None
+    def init_queue(self, params: Params, nu: Any) -> None:
+        return None
 
-    def step(
-        self, kept: Elements, g: Updates, g_out: Updates | None, now: Step, b2: ArrayLike
-    ) -> tuple[Elements, OptState]:
-        nu, _ = kept
-        x = jax.tree.map(lambda v, x: squared(x).astype(v.dtype), nu, g_out)
-        nu, vhat = _averaged(nu, x, b2, now.t - self.n)
-        return (nu, None), vhat
+    def join(self, kept: Kept, g_out: Any, now: Step) -> Averaged:
+        x = self.blocks.reduce(g_out, kept.nu)
+        return averaged(self.decay, kept.nu, x, kept.log_b2, now.t - self.n)
+
+    def push(self, queue: None, g: Updates, nu: Any, now: Step) -> None:
+        return queue
 
 
-class OfSegments(SecondMoment[Segments]):
-    """For phi="none" without a queue: squares join v when a hopping window has dropped them.
-
-    They do so by segments. One starts where a mean of the window is emptied, at the phases 0 and
-    n // 2, and m_t holds the previous and the current one. `nu_queue` is a pair: the squares of the
-    latest segment that started at phase 0, and of the latest that started at n // 2.
-    """
-
-    hops = True
-
-    def init(self, params: Params) -> Segments:
-        nu, first, second = (real_zeros(params) for _ in range(3))
-        return nu, (first, second)
-
-    def step(
-        self, kept: Segments, g: Updates, g_out: Updates | None, now: Step, b2: ArrayLike
-    ) -> tuple[Segments, OptState]:
-        (nu, (first, second)), half, phase = kept, self.n // 2, now.phase
-        starts, current = (phase == 0, phase == half), (phase < half, phase >= half)
-        weight = cache(partial(one_minus, b2))
-
-        @cache
-        def losses(dtype: jnp.dtype) -> tuple[jax.Array, ...]:
-            return tuple(one_minus_power(b2, k, dtype) for k in (half, self.n - half))
-
-        nu = jax.tree.map(lambda v, *x: _joined(v, *x, starts, losses(v.dtype)), nu, first, second)
-
-        def grown(segment: Params, i: int) -> Params:
-            when = starts[i], current[i]
-            return jax.tree.map(lambda *x: _grown(*x, *when, weight(x[-1].dtype)), segment, g, nu)
-
-        first, second = grown(first, 0), grown(second, 1)
-        in_v = now.t - 1 - phase - jnp.where(phase < half, self.n - half, 0)
-        return (nu, (first, second)), _times(nu, _correction(nu, b2, in_v))
+def averaged(
+    decay: Decay, v: OptState, x: OptState, log: jax.Array | None, k: jax.Array
+) -> Averaged:
+    """The mean of k squares, of which x is the latest and `v` that of the others."""
+    to_vhat = correction(decay, v, log, k - 1)
+    share = cache(partial(decay.share, k))
+    v = jax.tree.map(lambda v, x: _average(v, x, share(v.dtype), to_vhat), v, x)
+    log = decay.joined(log, k)
+    return v, log, correction(decay, v, log, k)
 
 
 @inlined
-def _joined(
-    v: jax.Array,
-    first: jax.Array,
-    second: jax.Array,
-    starts: tuple[jax.Array, ...],
-    losses: tuple[jax.Array, ...],
-) -> jax.Array:
-    """`v` with the segment that starts anew, for whose squares it loses a share."""
-    for segment, start, loss in zip((first, second), starts, losses, strict=True):
-        v = jax.lax.select(start, (v - loss * v) + segment, v)
-    return v
+def _after(m: jax.Array, v: jax.Array) -> jax.Array:
+    # XLA cannot know that v >= 0, so it has to look at m to choose between two equal things.
+    return jnp.where(jnp.isnan(m), v, jnp.abs(v))
 
 
 @inlined
-def _grown(
-    segment: jax.Array,
-    g: jax.Array,
-    v: jax.Array,
-    start: jax.Array,
-    current: jax.Array,
-    a: jax.Array,
-) -> jax.Array:
-    """`segment`, emptied if it is to `start`, with the squares of `g` if it is the `current` one.
-
-    It is made after `v`, which has read it.
-    """
-    x = squared(g).astype(v.dtype)
-    # What is out of range counts as 0: reading vhat here would make XLA copy all three arrays.
-    x = jnp.where(in_range(x), x, 0)
-    grown = _decayed(jnp.where(start, 0, segment), x, a)
-    return after(v, jax.lax.select(current, grown, segment))
-
-
-def _averaged(v: OptState, x: OptState, b2: ArrayLike, k: jax.Array) -> tuple[OptState, OptState]:
-    """The new v, of k squares of which x is the latest, and its vhat."""
-    now, before = (_correction(v, b2, squares) for squares in (k, k - 1))
-    weight = cache(partial(one_minus, b2))
-    v = jax.tree.map(lambda v, x: _average(v, x, weight(v.dtype), before), v, x)
-    return v, _times(v, now)
-
-
-@inlined
-def _average(v: jax.Array, x: jax.Array, a: jax.Array, to_vhat: jax.Array) -> jax.Array:
+def _average(v: jax.Array, x: jax.Array, share: jax.Array, to_vhat: jax.Array) -> jax.Array:
     """b2 v + (1 - b2) x, where an x that is out of range counts as vhat."""
-    return _decayed(v, jnp.where(in_range(x), x, v * to_vhat.astype(v.dtype)), a)
+    return decayed(v, jnp.where(in_range(x), x, v * to_vhat.astype(v.dtype)), share)
 
 
-def _decayed(v: jax.Array, x: jax.Array, a: jax.Array) -> jax.Array:
-    """b2 v + (1 - b2) x, where `a` is 1 - b2."""
-    # Not b2 * v: the rounding error of b2 = 0.999 in float32 would bias v.
-    return (v - a * v) + a * x
-
-
-def _correction(v: OptState, b2: ArrayLike, k: jax.Array) -> jax.Array:
+def correction(decay: Decay, v: OptState, log: jax.Array | None, k: jax.Array) -> jax.Array:
     """The factor that makes vhat of a `v` of k squares: cheaper than a quotient."""
-    return 1 / one_minus_power(b2, k, widest(c.dtype for c in jax.tree.leaves(v)))
+    return 1 / decay.total(log, k, widest(c.dtype for c in jax.tree.leaves(v)))
 
 
 def _times(v: OptState, factor: jax.Array) -> OptState:
     return jax.tree.map(lambda c: c * factor.astype(c.dtype), v)
+
+
+def chosen(when: jax.Array, x: Any, y: Any) -> Any:
+    return jax.tree.map(lambda x, y: jnp.where(when, x, y), x, y)
