@@ -13,7 +13,7 @@ from adashift_optax._blocks import Blocks, Elements
 from adashift_optax._clock import Step
 from adashift_optax._decay import Decay
 from adashift_optax._delay import DelayLine, after_on_cpu
-from adashift_optax._numbers import decayed, in_range, inlined, widest
+from adashift_optax._numbers import decayed, in_range, inlined, on_cpu, widest
 
 
 class Kept(NamedTuple):
@@ -104,7 +104,9 @@ class OfPrevious(SecondMoment):
     def written(self, kept: Kept, mu: Any) -> Kept:
         # Without momentum nothing that XLA stores comes before, and on CPU it copies v.
         elements = mu is not None and isinstance(self.blocks, Elements)
-        return kept._replace(nu=jax.tree.map(_after, mu, kept.nu)) if elements else kept
+        if not elements:
+            return kept
+        return kept._replace(nu=on_cpu(partial(jax.tree.map, _after), kept.nu, mu))
 
     def join(self, kept: Kept, g_out: Any, now: Step) -> Averaged:
         x = self.blocks.reduce(g_out, kept.nu)
@@ -157,7 +159,7 @@ def averaged(
 
 
 @inlined
-def _after(m: jax.Array, v: jax.Array) -> jax.Array:
+def _after(v: jax.Array, m: jax.Array) -> jax.Array:
     # XLA cannot know that v >= 0, so it has to look at m to choose between two equal things.
     return jnp.where(jnp.isnan(m), v, jnp.abs(v))
 
