@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import jax
@@ -28,11 +29,11 @@ class Row:
     Attributes:
       name: the name in the results.
       family: on tasks B the best row of each family runs.
-      size: the class of its bytes of state per parameter: 8, 4, 2, 0, or 24 for more than 8.
+      size: the class of its bytes of state per parameter: 8, 4, 0 for up to 2, 24 for more than 8.
       make: its direction, which the rate multiplies; for schedule_free all but the rate.
       centre: 2 log10 of the rate about which its grid lies.
       clipped: whether the global norm of the gradient is clipped in front of it.
-      ours: whether it is the library's.
+      competes: whether people would take it instead of ours.
       schedule_free: whether the rate stays after the warm-up, and the parameters are averaged.
     """
 
@@ -42,7 +43,7 @@ class Row:
     make: Make
     centre: int = -5
     clipped: bool = True
-    ours: bool = False
+    competes: bool = True
     schedule_free: bool = False
 
 
@@ -107,12 +108,7 @@ def theirs() -> list[Row]:
                 -3,
             ),
             Row(f"factored_rms {name}", "factored_rms", 4, lambda b1=b1: factored_rms(b1)),
-            Row(
-                f"mini {name}",
-                "mini",
-                4,
-                lambda b1=b1: scale_first("rows", b1, 0.999, None),
-            ),
+            Row(f"mini {name}", "mini", 4, partial(scale_first, "rows", b1, 0.999, None)),
         ]
 
     def second_moment() -> optax.GradientTransformation:
@@ -120,9 +116,7 @@ def theirs() -> list[Row]:
 
     return [
         *rows,
-        Row(
-            "adamw unclipped", "adamw unclipped", 8, lambda: optax.scale_by_adam(0.5), clipped=False
-        ),
+        unclipped("adamw", 8, lambda: optax.scale_by_adam(0.5)),
         Row("schedule_free", "schedule_free", 8, second_moment, schedule_free=True),
         Row("lion b1=.9", "lion", 4, optax.scale_by_lion, -7),
         Row("lion b1=.5", "lion", 4, lambda: optax.scale_by_lion(0.5), -7),
@@ -148,25 +142,29 @@ def ema(
     arguments = {"clip_value": CLIPS[clip], "window": "ema", **BLOCKS[blocks], **options}
     size = 8 if blocks == "none" else 4
     if options:
-        name, family, size = f"{name} bfloat16", "ours bfloat16", 2
+        name, family, size = f"{name} bfloat16", "ours bfloat16", 0
     elif b1 == 0:
         family, size = f"{family} b1=0", 0
     return Row(
-        name, family, size, lambda: scale_by_adashift(n, b1, B2S[b2], **arguments), ours=True
+        name, family, size, lambda: scale_by_adashift(n, b1, B2S[b2], **arguments), competes=False
     )
 
 
 def undelayed(blocks: str, b2: str = "grow") -> Row:
     """The base point with today's gradient in v."""
     size, name = 8 if blocks == "none" else 4, f"undelayed {blocks}"
-    make = lambda: scale_first(blocks, 0.5, B2S[b2], 3.0)  # noqa: E731
-    return Row(f"{name} b1=0.5 b2={b2} clip=3", name, size, make)
+    make = partial(scale_first, blocks, 0.5, B2S[b2], 3.0)
+    return Row(f"{name} b1=0.5 b2={b2} clip=3", name, size, make, competes=False)
+
+
+def unclipped(name: str, size: int, make: Make) -> Row:
+    """A row without the clip of the global norm."""
+    name = f"{name} unclipped"
+    return Row(name, name, size, make, clipped=False, competes=False)
 
 
 def ours() -> list[Row]:
     """A star around the base point, two factors at a time where they may depend on each other."""
-    base = ema("factored")
-    unclipped = Row("ours unclipped", "ours unclipped", 4, base.make, clipped=False, ours=True)
     paper = {"phi": "max"}
     short = {"phi": "none", "clip_value": 1.0}
     return [
@@ -176,11 +174,22 @@ def ours() -> list[Row]:
         *(ema(x, b1, b2) for x in ("none", "rows") for b1 in (0.5, 0.9) for b2 in ("grow", ".999")),
         *(ema(x, mu_dtype="bfloat16") for x in ("factored", "rows")),
         *(ema("factored", 0.0, b2) for b2 in ("grow", ".999")),
-        unclipped,
+        unclipped("ours", 4, ema("factored").make),
         Row(
-            "paper max n=10", "paper max", 24, lambda: scale_by_adashift(10, **paper), -3, ours=True
+            "paper max n=10",
+            "paper max",
+            24,
+            lambda: scale_by_adashift(10, **paper),
+            -3,
+            competes=False,
         ),
-        Row("paper none n=3", "paper none", 24, lambda: scale_by_adashift(3, **short), ours=True),
+        Row(
+            "paper none n=3",
+            "paper none",
+            24,
+            lambda: scale_by_adashift(3, **short),
+            competes=False,
+        ),
     ]
 
 

@@ -77,11 +77,7 @@ def log_ratios(one: Tuned, other: Tuned) -> dict[int, float]:
 
 def best_of(rows: dict[str, Tuned], size: int) -> Tuned | None:
     """The best of what people would take instead, among those of a class of bytes."""
-    theirs = [
-        row
-        for row in rows.values()
-        if row.size == size and not ROWS[row.optimizer].ours and "undelayed" not in row.optimizer
-    ]
+    theirs = [row for row in rows.values() if row.size == size and ROWS[row.optimizer].competes]
     return min(theirs, key=lambda row: row.mean, default=None)
 
 
