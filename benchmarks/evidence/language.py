@@ -1,0 +1,131 @@
+"""Predicting the next byte: a transformer and an LSTM."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from benchmarks.evidence.task import Params, Task, dense, mean_over
+from benchmarks.evidence.text import as_array
+
+VOCABULARY, CONTEXT, HEADS = 256, 64, 4
+HELD_OUT = 256  # excerpts
+LSTM_EMBEDDING, LSTM_WIDTH = 64, 256
+
+Model = Callable[[Params, jax.Array], jax.Array]
+
+
+def transformer_init(layers: int, width: int, key: jax.Array) -> Params:
+    """Matrices are [in, out]; 12 width^2 parameters in a layer."""
+    keys = iter(jax.random.split(key, 3 + 4 * layers))
+
+    def linear(inputs: int, outputs: int) -> Params:
+        return {"kernel": dense(next(keys), inputs, outputs), "bias": jnp.zeros(outputs)}
+
+    def norm() -> Params:
+        return {"scale": jnp.ones(width), "bias": jnp.zeros(width)}
+
+    def block() -> Params:
+        return {
+            "norm1": norm(),
+            "qkv": linear(width, 3 * width),
+            "out": linear(width, width),
+            "norm2": norm(),
+            "up": linear(width, 4 * width),
+            "down": linear(4 * width, width),
+        }
+
+    return {
+        "tokens": {"embedding": dense(next(keys), VOCABULARY, width, fan_in=width)},
+        "positions": {"embedding": dense(next(keys), CONTEXT, width, fan_in=width)},
+        "blocks": [block() for _ in range(layers)],
+        "norm": norm(),
+        "head": linear(width, VOCABULARY),
+    }
+
+
+def transformer(params: Params, tokens: jax.Array) -> jax.Array:
+    """The logits of the byte after each of `tokens`, (batch, context, 256)."""
+
+    def linear(p: Params, x: jax.Array) -> jax.Array:
+        return x @ p["kernel"] + p["bias"]
+
+    def norm(p: Params, x: jax.Array) -> jax.Array:
+        return jax.nn.standardize(x, epsilon=1e-6) * p["scale"] + p["bias"]
+
+    def attention(p: Params, x: jax.Array) -> jax.Array:
+        shape = (*x.shape[:2], HEADS, x.shape[2] // HEADS)
+        q, k, v = (part.reshape(shape) for part in jnp.split(linear(p["qkv"], x), 3, -1))
+        return linear(
+            p["out"], jax.nn.dot_product_attention(q, k, v, is_causal=True).reshape(x.shape)
+        )
+
+    x = params["tokens"]["embedding"][tokens] + params["positions"]["embedding"]
+    for p in params["blocks"]:
+        x = x + attention(p, norm(p["norm1"], x))
+        x = x + linear(p["down"], jax.nn.gelu(linear(p["up"], norm(p["norm2"], x))))
+    return linear(params["head"], norm(params["norm"], x))
+
+
+def lstm_init(key: jax.Array) -> Params:
+    """One layer. The bias of the forget gate starts at 1."""
+    k1, k2, k3 = jax.random.split(key, 3)
+    bias = jnp.zeros(4 * LSTM_WIDTH).at[LSTM_WIDTH : 2 * LSTM_WIDTH].set(1)
+    return {
+        "tokens": {"embedding": dense(k1, VOCABULARY, LSTM_EMBEDDING, fan_in=1)},
+        "cell": {"kernel": dense(k2, LSTM_EMBEDDING + LSTM_WIDTH, 4 * LSTM_WIDTH), "bias": bias},
+        "head": {"kernel": dense(k3, LSTM_WIDTH, VOCABULARY), "bias": jnp.zeros(VOCABULARY)},
+    }
+
+
+def lstm(params: Params, tokens: jax.Array) -> jax.Array:
+    """The logits of the byte after each of `tokens`, (batch, context, 256)."""
+    kernel, bias = params["cell"]["kernel"], params["cell"]["bias"]
+    x = params["tokens"]["embedding"][tokens]
+    inputs = x @ kernel[:LSTM_EMBEDDING] + bias  # of all steps at once
+
+    def step(carry: Any, x: jax.Array) -> Any:
+        h, c = carry
+        i, f, g, o = jnp.split(x + h @ kernel[LSTM_EMBEDDING:], 4, -1)
+        c = jax.nn.sigmoid(f) * c + jax.nn.sigmoid(i) * jnp.tanh(g)
+        h = jax.nn.sigmoid(o) * jnp.tanh(c)
+        return (h, c), h
+
+    zeros = jnp.zeros((len(x), LSTM_WIDTH))
+    _, hidden = jax.lax.scan(step, (zeros, zeros), jnp.swapaxes(inputs, 0, 1))
+    return jnp.swapaxes(hidden, 0, 1) @ params["head"]["kernel"] + params["head"]["bias"]
+
+
+def language(
+    name: str,
+    init: Callable[[jax.Array], Params],
+    model: Model,
+    text: tuple[bytes, bytes],
+    steps: int,
+    batch: int = 32,
+) -> Task:
+    """Predicting the next byte of random excerpts of `text`, which is training and held out."""
+    train, validation = (as_array(part) for part in text)
+    starts = np.linspace(0, len(validation) - CONTEXT - 1, HELD_OUT).astype(int)
+    held_out = validation[starts[:, None] + np.arange(CONTEXT + 1)]
+
+    def loss_of(params: Params, excerpts: jax.Array) -> jax.Array:
+        logits = model(params, excerpts[:, :-1].astype(jnp.int32))
+        targets = excerpts[:, 1:].astype(jnp.int32)
+        return optax.softmax_cross_entropy_with_integer_labels(logits, targets).mean()
+
+    def loss(params: Params, data: Any, starts: jax.Array) -> jax.Array:
+        return loss_of(params, data["train"][starts[:, None] + jnp.arange(CONTEXT + 1)])
+
+    def evaluate(params: Params, data: Any) -> jax.Array:
+        return mean_over(8, partial(loss_of, params), data["held_out"])
+
+    def batches(rng: np.random.Generator, steps: int) -> np.ndarray:
+        return rng.integers(0, len(train) - CONTEXT, (steps, batch), np.int32)
+
+    data = {"train": train, "held_out": held_out}
+    return Task(name, init, loss, batches, data, evaluate, steps)

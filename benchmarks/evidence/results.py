@@ -1,0 +1,72 @@
+"""The results: a CSV file for each task, a line for each finished run."""
+
+import csv
+import fcntl
+import io
+import os
+from pathlib import Path
+from typing import NamedTuple
+
+FOLDER = Path(__file__).parents[1] / "results" / "evidence"
+
+
+class Record(NamedTuple):
+    """A line. `plan` is the version of the plan; the other fields are those of the run."""
+
+    task: str
+    optimizer: str
+    rate: float
+    seed: int
+    steps: int
+    best: float
+    final: float
+    accuracy: float
+    diverged: bool
+    seconds: float
+    state_bytes: float
+    plan: int
+    curve: str
+
+
+def line(values: object) -> str:
+    """A line of a CSV file."""
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerow(values)
+    return text.getvalue()
+
+
+def shown(record: Record) -> str:
+    """The line of a record, numbers with six digits."""
+    return line(f"{x:.6g}" if isinstance(x, float) else x for x in record)
+
+
+def append(record: Record, folder: Path = FOLDER) -> None:
+    """Write a line at once, after whole lines: half a line that a killed process left is removed.
+
+    A lock keeps two processes from writing at the same time.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / f"{record.task}.csv").open("a+b") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        file.seek(0)
+        whole = file.read().rfind(b"\n") + 1
+        file.truncate(whole)
+        file.write(((line(Record._fields) if whole == 0 else "") + shown(record)).encode())
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def read(task: str, folder: Path = FOLDER) -> list[Record]:
+    """The whole lines of a task."""
+    path = folder / f"{task}.csv"
+    if not path.exists():
+        return []
+    text = path.read_bytes()
+    rows = csv.DictReader(io.StringIO(text[: text.rfind(b"\n") + 1].decode()))
+    return [_record(row) for row in rows]
+
+
+def _record(row: dict[str, str]) -> Record:
+    kinds = Record.__annotations__
+    values = {k: (v == "True") if kinds[k] is bool else kinds[k](v) for k, v in row.items()}
+    return Record(**values)

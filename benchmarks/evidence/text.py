@@ -1,0 +1,69 @@
+"""Real text that every machine with Python and NumPy has: sources, their comments, C headers."""
+
+import hashlib
+import re
+import sysconfig
+from collections import Counter
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+
+# Tests, and what distributions leave out or put there.
+LEFT_OUT = {"test", "tests", "idle_test", "site-packages", "dist-packages", "__pycache__"}
+PROSE = re.compile(rb'"""(.*?)"""|\'\'\'(.*?)\'\'\'|#([^\n]*)', re.DOTALL)
+WORD = re.compile(rb"[a-z]{2,}")
+
+
+def digest(path: str) -> bytes:
+    """A number of a path that is the same on every machine."""
+    return hashlib.sha256(path.encode()).digest()
+
+
+@cache
+def sources(half: str) -> tuple[bytes, bytes]:
+    """Half "a" or "b" of the standard library's sources: nine tenths of the files, and the rest."""
+    root = Path(sysconfig.get_path("stdlib"))
+    names = {path.relative_to(root).as_posix() for path in root.rglob("*.py")}
+    names = {name for name in names if not LEFT_OUT & set(name.split("/"))}
+    mine = sorted(name for name in names if "ab"[digest(name)[0] % 2] == half)
+    return _split(root, mine)
+
+
+@cache
+def headers() -> tuple[bytes, bytes]:
+    """NumPy's C headers, likewise."""
+    root = Path(np.get_include())
+    return _split(root, sorted(path.relative_to(root).as_posix() for path in root.rglob("*.h")))
+
+
+def _split(root: Path, names: list[str]) -> tuple[bytes, bytes]:
+    held_out = {name for name in names if digest(name)[1] % 10 == 0}
+    parts = ([n for n in names if n not in held_out], [n for n in names if n in held_out])
+    train, validation = (b"\n".join((root / n).read_bytes() for n in part) for part in parts)
+    return train, validation
+
+
+def as_array(text: bytes) -> np.ndarray:
+    """The bytes as numbers."""
+    return np.frombuffer(text, np.uint8)
+
+
+@cache
+def words(half: str, size: int, prose: bool = True) -> tuple[np.ndarray, np.ndarray]:
+    """The words of the sources by their rank among the `size` most frequent; others are left out.
+
+    Of comments and docstrings only, if `prose`. Training and held-out files, as in `sources`.
+    """
+
+    def found(text: bytes) -> list[bytes]:
+        parts = (part for match in PROSE.findall(text) for part in match) if prose else [text]
+        return WORD.findall(b" ".join(parts).lower())
+
+    train, validation = map(found, sources(half))
+    ranks = {word: i for i, (word, _) in enumerate(Counter(train).most_common(size))}
+    numbers = (
+        np.array([ranks[w] for w in ws if w in ranks], np.int32) for ws in (train, validation)
+    )
+    train, validation = numbers
+    return train, validation
