@@ -15,10 +15,10 @@ from benchmarks.evidence import plan, results
 from benchmarks.evidence.control import growing, growing_adam, scale_first
 from benchmarks.evidence.optimizers import BLOCKS, MAIN, ROWS, Row
 from benchmarks.evidence.report import of_task, over_tasks
-from benchmarks.evidence.results import Record
+from benchmarks.evidence.results import Record, append, check_data
 from benchmarks.evidence.run import work
 from benchmarks.evidence.statistics import best_of, interval, log_ratios, tuned
-from benchmarks.evidence.task import Task, generator
+from benchmarks.evidence.task import Task, digest, generator
 from benchmarks.evidence.train import Program
 
 STEPS = 20
@@ -26,7 +26,7 @@ SHAPES = {"embedding": (5, 3), "kernel": (3, 4), "conv": (2, 2, 3, 2), "bias": (
 
 
 def record(cell, best=1.0, diverged=False, version=plan.VERSION):
-    return Record(*cell, 10, best, best, math.nan, diverged, 0.5, 4.0, version, "[1.0, null]")
+    return Record(*cell, 10, best, best, math.nan, diverged, 0.5, 4.0, version, "0", "[1.0, null]")
 
 
 def valley(cell):
@@ -165,7 +165,7 @@ def test_a_run_that_diverges_stops_and_is_written(in_loop, tmp_path):
 
     def run_cell(cell):
         result, _ = program.run(cell.rate, cell.seed)
-        return Record(*cell, plan=plan.VERSION, **result._asdict())
+        return Record(*cell, plan=plan.VERSION, data="0", **result._asdict())
 
     results.append(run_cell(cell), tmp_path)
     results.append(run_cell(cell._replace(rate=1e-3)), tmp_path)
@@ -248,3 +248,14 @@ def test_statistics_are_of_pairs_at_the_best_rate():
     assert best_of(control, 8).optimizer == adam
     lost = record(plan.Cell("language_b", lion, 0.01, plan.SEEDS["B"][0]), 0.5, diverged=True)
     assert tuned([*records, lost], plan.SEEDS["B"])[lion][1:2] == (0.1,)
+
+
+def test_results_on_other_data_are_not_mixed(tmp_path):
+    first = record(plan.Cell("sparse_a", "sgd", 0.1, 0))
+    append(first, tmp_path)
+    check_data("sparse_a", "0", tmp_path)
+    with pytest.raises(SystemExit, match="other data: 0; here they are 1"):
+        check_data("sparse_a", "1", tmp_path)
+    x = {"a": np.arange(3), "b": np.ones(2)}
+    assert digest(x) == digest(dict(x))
+    assert digest(x) != digest({**x, "b": np.zeros(2)})

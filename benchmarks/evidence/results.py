@@ -11,7 +11,9 @@ FOLDER = Path(__file__).parents[1] / "results" / "evidence"
 
 
 class Record(NamedTuple):
-    """A line. `plan` is the version of the plan; the other fields are those of the run."""
+    """A line. `plan` is the version of the plan and `data` the digest of the task's data; the other
+    fields are those of the run.
+    """
 
     task: str
     optimizer: str
@@ -25,6 +27,7 @@ class Record(NamedTuple):
     seconds: float
     state_bytes: float
     plan: int
+    data: str
     curve: str
 
 
@@ -64,6 +67,17 @@ def read(task: str, folder: Path = FOLDER) -> list[Record]:
     text = path.read_bytes()
     rows = csv.DictReader(io.StringIO(text[: text.rfind(b"\n") + 1].decode()))
     return [_record(row) for row in rows]
+
+
+def check_data(task: str, data: str, folder: Path) -> None:
+    """Runs on other data are not compared with those that are in `folder`."""
+    others = {record.data for record in read(task, folder)} - {data}
+    if others:
+        raise SystemExit(
+            f"{folder / task}.csv holds runs on other data: {', '.join(others)}; here they are "
+            f"{data}. The text of Python and NumPy depends on their versions: use those of the "
+            "results, or another --folder."
+        )
 
 
 def _record(row: dict[str, str]) -> Record:

@@ -14,6 +14,7 @@ from tqdm import tqdm
 from benchmarks.evidence import plan, results
 from benchmarks.evidence.plan import Cell, Group
 from benchmarks.evidence.results import Record
+from benchmarks.evidence.task import digest
 from benchmarks.evidence.tasks import MAKERS, task
 from benchmarks.evidence.train import Program
 
@@ -23,7 +24,8 @@ RunCell = Callable[[Cell], Record]
 class Runner:
     """Runs cells. The program of a task and an optimizer is compiled once for those in a row."""
 
-    def __init__(self) -> None:
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
         self.key: tuple[str, str] | None = None
 
     def __call__(self, cell: Cell) -> Record:
@@ -32,9 +34,11 @@ class Runner:
             jax.clear_caches()
             of = task(cell.task)
             self.program = Program(of, plan.row_of(cell.optimizer), of.steps)
+            self.data = digest(of.data)
+            results.check_data(cell.task, self.data, self.folder)
             self.key = (cell.task, cell.optimizer)
         result, _ = self.program.run(cell.rate, cell.seed)
-        return Record(*cell, plan=plan.VERSION, **result._asdict())
+        return Record(*cell, plan=plan.VERSION, data=self.data, **result._asdict())
 
 
 def groups(study: str, folder: Path) -> list[Group]:
@@ -70,7 +74,7 @@ def study(name: str, number: int, of: int, folder: Path) -> None:
     mine = groups(name, folder)[number::of]
     done = sum(len(plan.of_group(g, results.read(g.task, folder))) for g in mine)
     with tqdm(total=max(plan.size(mine), done), initial=done, unit="run") as bar:
-        for record in work(mine, Runner(), folder):
+        for record in work(mine, Runner(folder), folder):
             bar.set_description(f"{record.task}, {record.optimizer}: {record.best:.4f}")
             bar.total = max(bar.total, bar.n + 1)
             bar.update()
@@ -96,7 +100,9 @@ def main() -> None:
     elif None in cell:
         parser.error("name a study, or all of --task, --optimizer, --rate and --seed.")
     else:
-        print(results.line(Record._fields) + results.shown(Runner()(Cell(*cell))), end="")
+        print(
+            results.line(Record._fields) + results.shown(Runner(args.folder)(Cell(*cell))), end=""
+        )
 
 
 if __name__ == "__main__":

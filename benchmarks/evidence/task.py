@@ -1,5 +1,6 @@
 """What a task is: data, parameters, a loss, and the batches that a seed stands for."""
 
+import hashlib
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -41,6 +42,14 @@ class Task:
     test: Callable[[Params, Any], jax.Array] | None = None
     clip: float = 1.0
     in_loop: bool = True
+
+
+def digest(data: Any) -> str:
+    """A short number of a tree of arrays: of the same data it is the same."""
+    bits = hashlib.sha256()
+    for x in jax.tree.leaves(data):
+        bits.update(np.ascontiguousarray(x).tobytes())
+    return bits.hexdigest()[:12]
 
 
 def generator(name: str, seed: int) -> np.random.Generator:
