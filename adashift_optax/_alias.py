@@ -123,7 +123,9 @@ def adashift(
         by up to 2^-8, 2^-11, 2^-3 and 2^-4 (for bfloat16 to float8_e4m3fn) of the terms of m, and
         twice that for ``phi="none"``. Without effect where there is no queue.
       mu_dtype: None: the state holds the momentum in float32 or wider. Else one of float32,
-        bfloat16 and float16, to which it is rounded at every step. MUERROR
+        bfloat16 and float16, to which it is rounded at every step, before the update is made of it.
+        On independent gradients with b1 = 0.9 that moves updates by 0.4 % (bfloat16) and 0.05 %
+        (float16) of their root mean square. float16 rounds momentum below 6e-8 to 0.
       clip_value: None, or c > 0, a float or a schedule of the number of earlier updates: every
         element of :math:`m_t / (\sqrt{\hat v_t} + \epsilon)`, with ``window="ema"`` of
         :math:`g_t / (\sqrt{\hat v_t} + \epsilon)`, is clipped to [-c, c] (complex ones to magnitude

@@ -78,6 +78,31 @@ def test_theorem_5():
     np.testing.assert_allclose(means["adashift"][0], means["adashift"][1], rtol=0.02)
 
 
+@pytest.mark.parametrize("b1", [0.0, 0.5, 0.9, 0.99])
+@pytest.mark.parametrize("phi", ["none", "max"])
+def test_theorem_5_with_momentum(phi, b1):
+    """Scale first: the factors are the same for every gradient at any b1, already with n = 1.
+
+    In Adam, and in the sliding window with n = 1 and an outer mean, they are not.
+    """
+    rng = np.random.default_rng(1)
+    g = jnp.asarray(rng.choice([10.0, -1.0], p=[0.2, 0.8], size=(300, 200)), jnp.float32)
+
+    def ratio(tx):
+        """The factor of large gradients over that of small ones, where all that comes is there."""
+        if phi == "max":  # each sequence is one block
+            factors = jax.vmap(lambda g: net_update_factors(tx, g), 1, 1)
+        else:
+            factors = lambda g: net_update_factors(tx, g)  # noqa: E731
+        late = slice(100, 300 if b1 < 0.99 else 120)
+        k, large = jax.jit(factors)(g)[late], g[late] > 0
+        return np.mean(k, where=large) / np.mean(k, where=~large)
+
+    ema = adashift(0.1, n=1, b1=b1, b2=0.9, phi=phi, window="ema")
+    assert ratio(ema) == pytest.approx(1, abs=0.015)
+    assert ratio(optax.adam(0.1, b1=b1, b2=0.9)) < (0.95 if b1 < 0.99 else 1)
+
+
 def test_of_blocks():
     """One v for two elements: a large gradient in one shrinks the steps of both, but later."""
     g = jnp.ones((8, 2)).at[3, 0].set(10.0)

@@ -58,7 +58,7 @@ def test_seeds_by_vmap():
             np.testing.assert_allclose(x, run(key), rtol=1e-4, atol=1e-6)
 
 
-@pytest.mark.parametrize("window", ["sliding", "hopping"])
+@pytest.mark.parametrize("window", ["sliding", "hopping", "ema"])
 def test_adam_goes_the_wrong_way_and_adashift_does_not(window):
     def learning_rate(count):
         return 1 / jnp.sqrt(1.0 + count)
