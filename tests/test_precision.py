@@ -74,7 +74,7 @@ def test_momentum_in_the_dtype_of_the_ema_of_optax():
     for t in range(2, 21):
         want = theirs[t - 1]["w"] / (1 - 0.9 ** (t - 1))
         error = np.linalg.norm(ours[t - 1]["w"] - want) / np.linalg.norm(want)
-        assert 2.0**-11 < error < 2.0**-7  # each is off by 2^-8
+        assert 2.0**-11 < error < 2.0**-6  # Optax multiplies in bfloat16, too
 
 
 @pytest.mark.parametrize("scale", [1e-12, 1e12])
