@@ -40,6 +40,7 @@ def optimizers(b1, b2, n):
         "ADOPT": optax.contrib.adopt(1.0, b1=b1, b2=b2),
         "AdaShift": adashift(1.0, n=n, b1=b1, b2=b2),
         "AdaShift, hopping": adashift(1.0, n=2 * n, b1=b1, b2=b2, window="hopping"),
+        "AdaShift, ema": adashift(1.0, n=1, b1=b1, b2=b2, window="ema"),
     }
 
 
@@ -52,9 +53,11 @@ def optimizers(b1, b2, n):
 # measured, its lines the closed forms of the limits. In AdaShift the jump comes $n$ steps late:
 # no gradient meets its own square. But this sequence is not random: v is smallest right *before*
 # its jump, just when the large gradient comes, so that it gets a larger k than the others.
-# AdaShift falls here because it errs to the lucky side, not because it is in balance: AMSGrad is,
-# at steps ten times as small. ADOPT's clip at $t^{1/4}$ still cuts the large gradient; it opens
-# as t grows.
+# So x falls here, but not because the factors are equal. With `window="ema"` (scale first, then
+# average; here $n = 1$) each gradient has a v of its own, so the large one gains the most: its v
+# holds nothing but small gradients and what is left of the last large one. AMSGrad's factors are
+# equal, at steps ten times as small. ADOPT's clip at $t^{1/4}$ still cuts the large gradient; it
+# opens as t grows.
 
 # %%
 CYCLES = budget(30, 12)
@@ -114,8 +117,8 @@ table(["", "k(large) / mean k(small)", "change of x per cycle"], rows)
 # The theorem: if $v_t$ is independent of $g_t$, then $E[k(g)]$ is the same for every gradient.
 # Its proof is for $\beta_1 = 0$ and a finite set of costs, drawn independently: here the slopes
 # $\{16, -8, 4, -2, 1\}$, all equally likely, $\beta_2 = 0.9$. We record sequences, measure every
-# k and average per slope. The right panel repeats it with momentum ($\beta_1 = 0.9$, $n = 10$),
-# which the proof does not cover. Bars are two standard errors over the sequences; the points are
+# k and average per slope. The right panel repeats it with momentum ($\beta_1 = 0.9$, $n = 10$;
+# $n = 1$ for `window="ema"`), which the proof does not cover. Bars are two standard errors over the sequences; the points are
 # set apart a little.
 
 # %%
@@ -144,7 +147,7 @@ with_momentum = {name: mean_per_slope(tx) for name, tx in optimizers(0.9, 0.9, 1
 fig, axes = plt.subplots(1, 2, figsize=(10, 3.8), sharey=True)
 for ax, measured in zip(axes, (theorem, with_momentum), strict=True):
     for place, (name, k) in enumerate(measured.items()):
-        x = np.abs(SLOPES) * 2 ** (0.06 * (place - 2))
+        x = np.abs(SLOPES) * 2 ** (0.06 * (place - 2.5))
         error = 2 * k.std(0) / SEEDS**0.5
         ax.errorbar(x, k.mean(0), error, fmt="o", ms=4, capsize=2, label=name, color=COLORS[name])
     ax.axhline(1, color="gray", ls=":")
@@ -153,7 +156,7 @@ for ax, measured in zip(axes, (theorem, with_momentum), strict=True):
     ax.set(xlabel="|g|")
 axes[0].set(ylabel="E[k | g] / mean", title=r"$\beta_1 = 0$, $n = 1$ (Theorem 5)")
 axes[1].set(title=r"$\beta_1 = 0.9$, $n = 10$ (not in the proof)")
-fig.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=5)
+fig.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=6)
 plt.show()
 
 # %% [markdown]
@@ -221,6 +224,7 @@ block_optimizers = {
     "AdaShift, none": adashift(1.0, b1=0.9, b2=0.9, phi="none"),
     "AdaShift": adashift(1.0, b1=0.9, b2=0.9),
     "AdaShift, hopping": adashift(1.0, n=20, b1=0.9, b2=0.9, window="hopping"),
+    "AdaShift, ema": adashift(1.0, n=1, b1=0.9, b2=0.9, window="ema"),
 }
 block_keys = keys[: budget(16, 8)]
 
@@ -243,7 +247,7 @@ blocks = {name: per_element(tx) for name, tx in block_optimizers.items()}
 fig, (left, right) = plt.subplots(1, 2, figsize=(10, 3.8))
 for place, (name, (k, k_large, k_small)) in enumerate(blocks.items()):
     label = name if name != "AdaShift" else "AdaShift, max"
-    style = dict(color=COLORS[name], lw=4 - 2 * (place % 2), marker="o", ms=4)
+    style = dict(color=COLORS[name], lw=6 - 1.2 * place, marker="o", ms=4)
     left.loglog(SCALES, k.mean(0), base=2, label=label, **style)
     unlike = k_large.mean(0) / k_small.mean(0)
     error = 2 * (k_large / k_small).std(0) / len(block_keys) ** 0.5
@@ -254,7 +258,7 @@ left.set(xlabel="scale of the element's gradients", ylabel="mean k")
 right.set(xlabel="scale of the element's gradients", ylabel="k(large) / k(small)", ylim=(0, 1.25))
 for ax in (left, right):
     ax.set_xticks(SCALES, [f"{s:g}" for s in SCALES])
-fig.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=4)
+fig.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=5)
 plt.show()
 
 # %% [markdown]
@@ -265,8 +269,8 @@ plt.show()
 # - AdaShift's k for the large gradient is *above* that of the others there: x falls, but not by
 #   balance. AMSGrad is in balance.
 # - With independent gradients AdaShift gives all the same k, to 1.5 %, as Theorem 5 says for
-#   $\beta_1 = 0$; measured with momentum and with the hopping window too. Adam gives less to the
-#   largest. AMSGrad and ADOPT (whose clip hardly acts here) are as even as AdaShift.
+#   $\beta_1 = 0$; measured with momentum, with the hopping window and with `window="ema"` too, for
+#   which $n = 1$ is enough. Adam gives less to the largest. AMSGrad and ADOPT (whose clip hardly acts here) are as even as AdaShift.
 # - Adam's unbalance on the sequential problem shrinks with a larger $\beta_2$ from 0.9 on, and so
 #   does AdaShift's.
 # - `phi="max"` gives a block one k for all its elements, `phi="none"` one each in inverse
@@ -279,7 +283,7 @@ assert ratio["Adam"] < 0.9
 assert step_of_x["Adam"] > 0
 assert abs(ratio["AMSGrad"] - 1) < 1e-6
 assert step_of_x["AMSGrad"] < 0
-for name in ("AdaShift", "AdaShift, hopping"):
+for name in ("AdaShift", "AdaShift, hopping", "AdaShift, ema"):
     assert ratio[name] > 1.02
     assert step_of_x[name] < 0
 for b1 in MOMENTA:
@@ -289,7 +293,7 @@ for b1 in (0.0, 0.9):
     assert np.all(adam[b1][:4] < 0.9)
     assert np.all(np.diff(adam[b1][1:]) > 0)
     assert np.all(np.diff(shifted[b1][1:]) < 0)
-for name in ("AdaShift", "AdaShift, hopping"):
+for name in ("AdaShift", "AdaShift, hopping", "AdaShift, ema"):
     k = blocks[name][0]
     np.testing.assert_allclose(k, np.broadcast_to(k[:, :1], k.shape), rtol=1e-6)
 if not QUICK:

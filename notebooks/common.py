@@ -21,6 +21,7 @@ COLORS = {
     "SGD": "#999933",
     "AdaShift": "#0072B2",
     "AdaShift, hopping": "#56B4E9",
+    "AdaShift, ema": "#332288",
     "AdaShift, none": "#D55E00",
     "AdaShift, factored": "#882255",
 }
