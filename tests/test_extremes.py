@@ -184,6 +184,23 @@ def test_a_mean_across_shards():
     np.testing.assert_allclose(u, 1, rtol=1e-5)
 
 
+@pytest.mark.parametrize("mu_dtype", ["float32", "bfloat16", "float16"])
+def test_gradients_outside_the_dtype_of_m(mu_dtype):
+    """Of float64 m holds 0 or its largest number, and updates are finite; s = 1 is held by "ema".
+
+    Without eps the scale of 1e-60 is infinite in float32.
+    """
+    windows = ("sliding", "hopping", "ema")
+    txs = {w: scale_by_adashift(2, eps=0, window=w, mu_dtype=mu_dtype) for w in windows}
+    updates = scan_all(txs, np.outer(np.ones(8), [1e-60, -1e-60]))
+    for window, u in updates.items():
+        held = window == "ema"
+        np.testing.assert_allclose(u[-1], [held, -1.0 * held], rtol=2**-6, err_msg=window)
+    for u in scan_all(txs, np.outer(np.ones(8), [1e60, -1e60])).values():
+        assert np.all(np.isfinite(u))
+        assert np.all(u[-1] * [1, -1] > 0)
+
+
 @pytest.mark.parametrize("how", ["eager", "jit"])
 @pytest.mark.parametrize("queue", ["bfloat16", "float16", "float8_e5m2", "float8_e4m3fn"])
 @pytest.mark.parametrize(("dtype", "largest"), [("float32", 60), ("float64", 500)])
