@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import random_cases as cases
+from common import rising
 from jax.sharding import AxisType
 from jax.sharding import PartitionSpec as P
 from random_cases import Leaf
@@ -51,6 +52,7 @@ COMPLEX = [
     {"phi": "mean", "b1": 0},
     {"phi": "none", "window": "hopping"},
     {"phi": "factored"},
+    {"phi": "max", "window": "ema", "n": 1},
 ]
 
 
@@ -83,7 +85,7 @@ def test_decays_that_are_arrays_with_complex_gradients(b1, b2):
     leaf = Leaf((2, 3), "complex64", None)
     grads = cases.gradients(leaf, 12, "plain", 0)
     args = {"n": 3, "eps": 1e-10}
-    kinds = [{"phi": p, "window": w} for p in cases.PHIS for w in ("sliding", "hopping")]
+    kinds = [{"phi": p, "window": w} for p in cases.PHIS for w in ("sliding", "hopping", "ema")]
     decays = {"b1": jnp.float32(b1), "b2": jnp.float32(b2)}
     txs = {str(k): scale_by_adashift(**args, **decays, **cases.library(k)) for k in kinds}
     updates = scan_all(txs, grads)
@@ -115,7 +117,7 @@ def test_refused_complex_gradients_name_the_remedy():
 B1 = (0.1, 0.9, 0.95, 0.999)
 
 
-@pytest.mark.parametrize("window", ["sliding", "hopping"])
+@pytest.mark.parametrize("window", ["sliding", "hopping", "ema"])
 @pytest.mark.parametrize("dtype", LARGEST)
 def test_the_largest_number_for_many_steps(dtype, window):
     """What jnp.nan_to_num makes of an infinite gradient. Its squares overflow: v stays at 1."""
@@ -128,6 +130,12 @@ def test_the_largest_number_for_many_steps(dtype, window):
         queues = ("float32", "bfloat16", "float16", "float8_e5m2", "float8_e4m3fn")
         txs |= {
             (q, b1): scale_by_adashift(4, b1, queue_dtype=q, **kwargs) for q in queues for b1 in B1
+        }
+    if not dtype.startswith("complex"):
+        txs |= {
+            (4, b1, mu): scale_by_adashift(4, b1, mu_dtype=mu, **kwargs)
+            for mu in ("float32", "bfloat16", "float16")
+            for b1 in B1
         }
     updates = scan_all({str(name): tx for name, tx in txs.items()}, grads)
     wrong = {}
@@ -145,6 +153,8 @@ MEANS = [{"phi": phi, "b2": b2} for phi in ("max", "mean", "none", "factored") f
 MEANS += [{"phi": phi, "b2": 0.999} for phi in ("max", "mean", "none", "factored")]
 MEANS += [{**kwargs, "window": "hopping"} for kwargs in MEANS]
 MEANS += [{"phi": "mean", "block_axes": (0,)}, {"phi": "mean", "block_axes": (1,)}]
+MEANS += [{"phi": phi, "window": "ema", "n": 1} for phi in ("max", "mean", "none", "factored")]
+MEANS += [{"phi": phi, "b2": rising, "warm_start": True} for phi in ("max", "mean", "none")]
 
 
 @pytest.mark.parametrize("dtype", LARGEST)
@@ -156,7 +166,7 @@ def test_squares_near_the_largest_number(dtype):
     for g in (np.sqrt(LARGEST[dtype] / 2) * 0.999999, np.sqrt(LARGEST[dtype] / 6)):
         for summed in (False, True):
             txs = {
-                str(kwargs): scale_by_adashift(2, **kwargs)
+                str(kwargs): scale_by_adashift(**{"n": 2, **kwargs})
                 for kwargs in MEANS
                 if (kwargs["phi"] in ("mean", "factored")) == summed
             }
@@ -198,7 +208,7 @@ def test_gradients_outside_the_dtype_of_m(mu_dtype):
         np.testing.assert_allclose(u[-1], [held, -1.0 * held], rtol=2**-6, err_msg=window)
     for u in scan_all(txs, np.outer(np.ones(8), [1e60, -1e60])).values():
         assert np.all(np.isfinite(u))
-        assert np.all(u[-1] * [1, -1] > 0)
+        assert np.all(u[-1] * np.array([1.0, -1.0]) > 0)
 
 
 @pytest.mark.parametrize("how", ["eager", "jit"])
