@@ -195,7 +195,7 @@ BAD = {
     "of mu_dtype": (
         update(TREE, mu_dtype="bfloat16", new={}),
         V,
-        apart("bfloat16.* at .mu", "float32.* at .mu"),
+        apart("bfloat16.* at .mu.*", "float32.* at .mu.*"),
     ),
     "of a b2 schedule": (
         update(TREE, b2=lambda k: 0.9, new={}),

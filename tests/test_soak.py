@@ -34,7 +34,7 @@ SOAKS = {
     "n_40_b1_0.999_bfloat16": {"n": 40, "b1": 0.999, "dtype": "bfloat16"},
     "n_40_hopping": {"n": 40, "b1": 0.999, "window": "hopping"},
     "ema": {"window": "ema"},
-    "ema_n_1_b1_0.99": {"n": 1, "b1": 0.99, "window": "ema"},
+    "ema_n_1_b1_0.95": {"n": 1, "b1": 0.95, "window": "ema"},
 }
 
 
