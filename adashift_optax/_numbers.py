@@ -132,8 +132,11 @@ def decayed(v: jax.Array, x: jax.Array, share: jax.Array) -> jax.Array:
 def rescaled(m: jax.Array, scale: jax.Array, clip: ArrayLike | None) -> jax.Array:
     """Returns m * scale, at most `clip`, and finite wherever m is finite.
 
-    A clip below 0, which only a traced one can be, is one at 0.
+    A clip below 0, which only a traced one can be, is one at 0. Of a narrower m, as `mu_dtype`
+    makes it, the product is as wide as the scale, which may be infinite in the dtype of m.
     """
+    if jnp.finfo(scale.dtype).bits > jnp.finfo(m.dtype).bits:
+        m = m.astype(scale.dtype)
     info = jnp.finfo(m.dtype)
     limit, scale = jnp.asarray(info.max), scale.astype(info.dtype)
     if clip is not None:
