@@ -6,7 +6,7 @@ All keep means rather than sums, so that finite gradients cannot overflow them.
 import abc
 import dataclasses
 import functools
-from typing import ClassVar, Generic, TypeVar
+from typing import Any, ClassVar, Generic, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -67,7 +67,7 @@ class FirstMoment(abc.ABC, Generic[Mu]):
         mu = jax.tree.map(lambda m: cast(m, self.dtype), mu)
         return mu, jax.tree.map(widened, apart_on_cpu(mu))
 
-    def limited(self, g: Updates) -> Updates:
+    def limited(self, g: Any) -> Any:
         """`g`, of which a `mu` that is rounded to a narrow dtype makes no infinite mean."""
         return g if self.dtype is None else jax.tree.map(_limited, g)
 
