@@ -118,7 +118,7 @@ class Case:
             return float(np.float32(items[rng.integers(len(items))]))
 
         return {
-            "b1": pick([0, 0.5, 0.9, 0.999, rng.uniform(0, 0.9999)]),
+            "b1": pick([0, 0.5, 0.9, 0.999, rng.uniform(0.1, 0.9999)]),
             "b2": pick([0, 0.9, 0.999, rng.uniform(0.1, 0.99999)]),
             "eps": pick([0, 1e-10, 1e-3]),
             "clip": pick([0.25, 1, 1e6]),
