@@ -6,10 +6,14 @@ writes its results; of an update in place, only the update. What a TPU fetches i
 before a kernel needs it counts as read by that kernel, not as a copy.
 """
 
+import math
+import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 
-from benchmarks.compiled.syntax import Computation, Instruction, Module, arrays, parse, size, spaces
+from benchmarks.compiled.syntax import Computation, Instruction, Module, arrays, parse, spaces
+from benchmarks.compiled.traffic import read, read_by, written, written_by
 
 NO_KERNEL = {
     "parameter",
@@ -22,9 +26,9 @@ NO_KERNEL = {
     "replica-id",
     "opt-barrier",
 }
-SLICES = {"dynamic-slice", "slice", "gather"}
 MATMULS = {"dot", "convolution"}
-MATMUL_CALLS = ("gemm", "matmul", "cublas")
+MATMUL_CALLS = ("gemm", "matmul")
+TARGET = re.compile(r'custom_call_target="([^"]*)"')
 COPIES = {"copy", "copy-start"}
 ALL_REDUCES = {"all-reduce", "all-reduce-start"}
 SMALLEST = 1 << 16  # bytes: what moves less is no kernel that counts
@@ -81,13 +85,12 @@ class Program:
         """For each result of the program the instruction that makes it, and its bytes."""
         root = self.entry.root
         names = root.operands if root.op == "tuple" else (root.name,)
-        return [
-            (self.source(name), self.entry.instructions[name].bytes) for name in names
-        ]
+        return [(self.source(name), self.entry.instructions[name].bytes) for name in names]
 
-    def joined(self, leaves: int) -> int:
-        """How many of the first `leaves` results are made by a kernel that has a matmul in it."""
-        return sum(self._has_matmul(x) for x, _ in self.outputs()[:leaves])
+    def joined(self, results: Iterable[int]) -> int:
+        """How many of these results are made by a kernel that has a matmul in it."""
+        made = self.outputs()
+        return sum(self._has_matmul(made[number][0]) for number in results)
 
     def apart(self, smallest: int) -> list[str]:
         """Kernels without a matmul that make a result of at least `smallest` bytes."""
@@ -109,7 +112,13 @@ class Program:
     def all_reduces(self) -> list[Instruction]:
         """The all-reduces of ENTRY, and of the computations that it starts."""
         every = self.entry.instructions.values()
-        return [x for x in every if self._does(x, ALL_REDUCES) and not x.op.endswith("-done")]
+        return [x for x in every if not x.op.endswith("-done") and self._does(x, ALL_REDUCES)]
+
+    def reduced(self) -> int:
+        """How many numbers the all-reduces add up, or of how many they take the largest."""
+        operands = (name for x in self.all_reduces() for name in x.operands)
+        shapes = (self.entry.instructions[name].shape for name in operands)
+        return sum(math.prod(sizes) for shape in shapes for _, sizes, _ in arrays(shape))
 
     def awaited(self, leaves: int) -> list[str]:
         """The all-reduces that one of the first `leaves` results is computed from."""
@@ -151,7 +160,7 @@ class Program:
         """Whether `x` brings an array to another memory of the chip, or only waits for that."""
         if x.op.endswith("-done"):
             return self._is_prefetch(self.entry.instructions[x.operands[0]])
-        if x.op == "slice-start" or '"ConcatBitcast"' in x.attributes:
+        if x.op == "slice-start" or 'target="ConcatBitcast"' in x.attributes:
             return True
         if x.op == "copy":
             return spaces(x.shape) != spaces(self.entry.instructions[x.operands[0]].shape)
@@ -170,12 +179,12 @@ class Program:
         for number, name in enumerate(x.operands):
             whole = self.entry.instructions[name].bytes
             if inside:
-                read = self._read(inside, inside.parameters[number].name, whole)
+                n = read(self.module, inside, inside.parameters[number].name, whole)
             else:
-                read = _read_by(x, number, whole)
+                n = read_by(x, number, whole)
             key = self._buffer(name)
-            reads[key] = max(reads.get(key, 0), read)
-        writes = self._written(inside) if inside else [_written_by(x, self.entry)]
+            reads[key] = max(reads.get(key, 0), n)
+        writes = written(self.module, inside) if inside else [written_by(x, self.entry)]
         return Kernel(x.name, x.op, reads, tuple(writes), self._has_matmul(x))
 
     def _buffer(self, name: str) -> str:
@@ -183,38 +192,10 @@ class Program:
         x = self._array(name)
         return f"{x.operands[0]}.{x.index}" if x.op == "get-tuple-element" else x.name
 
-    def _read(self, inside: Computation, name: str, whole: int) -> int:
-        """Bytes that a fused computation reads of `name`, an array of `whole` bytes."""
-        total = 0
-        for user in inside.users[name]:
-            for number in (i for i, other in enumerate(user.operands) if other == name):
-                if user.op == "bitcast":
-                    total += self._read(inside, user.name, whole)
-                elif user.op == "fusion":
-                    nested = self.module.computations[user.called]
-                    total += self._read(nested, nested.parameters[number].name, whole)
-                elif user.op == "tuple":
-                    continue
-                else:
-                    total += _read_by(user, number, whole)
-        return min(total, whole)
-
-    def _written(self, inside: Computation) -> list[int]:
-        """Bytes of each result of a fused computation."""
-        root = inside.root
-        results = root.operands if root.op == "tuple" else (root.name,)
-        return [self._result(inside, inside.instructions[name]) for name in results]
-
-    def _result(self, inside: Computation, x: Instruction) -> int:
-        while x.op == "bitcast":
-            x = inside.instructions[x.operands[0]]
-        if x.op == "fusion":
-            return sum(self._written(self.module.computations[x.called]))
-        return _written_by(x, inside)
-
     def _has_matmul(self, x: Instruction) -> bool:
         if x.op == "custom-call":
-            return any(name in x.attributes.lower() for name in MATMUL_CALLS)
+            target = TARGET.search(x.attributes)
+            return bool(target) and any(name in target[1].lower() for name in MATMUL_CALLS)
         return self._does(x, MATMULS)
 
     def _does(self, x: Instruction, ops: set[str]) -> bool:
@@ -222,22 +203,3 @@ class Program:
         return x.op in ops or (
             inside is not None and any(self._does(y, ops) for y in inside.instructions.values())
         )
-
-
-def _read_by(x: Instruction, number: int, whole: int) -> int:
-    """Bytes that `x` reads of its operand `number`."""
-    if number == 0 and x.op in SLICES:
-        return min(x.bytes, whole)
-    in_place = x.op in ("dynamic-update-slice", "scatter")
-    return 0 if number == 0 and in_place else whole
-
-
-def _written_by(x: Instruction, within: Computation) -> int:
-    """Bytes that `x` writes."""
-    if x.op == "dynamic-update-slice":
-        return within.instructions[x.operands[1]].bytes
-    if x.op == "scatter":  # each of its rows is read, added to and written
-        return 2 * within.instructions[x.operands[2]].bytes
-    if x.op in ("copy-start", "all-reduce-start"):
-        return min(x.bytes, next((round(n) for _, _, n in arrays(x.shape)), 0))
-    return size(x.shape)

@@ -1,5 +1,6 @@
 """What is compiled: a step of an optimizer, alone or after the forward and backward pass."""
 
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -18,8 +19,9 @@ class Compiled(NamedTuple):
 
     Attributes:
       program: its kernels.
-      leaves: how many parameters are arrays, which are the first results.
-      params: bytes of the parameters.
+      leaves: how many arrays the parameters are, which are the first results.
+      matrices: which of these results are matrices.
+      parameters: how many numbers the parameters are.
       state: bytes of the optimizer's state.
       temporaries: bytes that the step allocates beside its arguments.
       peak: bytes of arguments, results that replace none of them, and temporaries.
@@ -28,7 +30,8 @@ class Compiled(NamedTuple):
 
     program: Program
     leaves: int
-    params: int
+    matrices: tuple[int, ...]
+    parameters: int
     state: int
     temporaries: int
     peak: int
@@ -38,6 +41,16 @@ class Compiled(NamedTuple):
     def copies(self) -> int:
         """Copies as large as a matrix of an argument or a result."""
         return len(self.program.copies(self.slot))
+
+    @property
+    def joined(self) -> int:
+        """How many matrices are updated in the kernel of a matrix product."""
+        return self.program.joined(self.matrices)
+
+    @property
+    def apart(self) -> int:
+        """Kernels without a matrix product that make a new matrix, or the state of one."""
+        return len(self.program.apart(self.slot // 2))
 
     @property
     def waits(self) -> bool:
@@ -110,7 +123,8 @@ def _compiled(
     return Compiled(
         program=Program(compiled.as_text()),
         leaves=len(leaves),
-        params=_bytes(params),
+        matrices=tuple(k for k, x in enumerate(leaves) if x.ndim > 1),
+        parameters=sum(_size(x) for x in leaves),
         state=_bytes(state),
         temporaries=memory.temp_size_in_bytes,
         peak=memory.argument_size_in_bytes
@@ -123,8 +137,9 @@ def _compiled(
 
 def _bytes(tree: Any) -> int:
     """Bytes of a tree on one chip."""
-    sizes = (
-        int(np.prod(x.sharding.shard_shape(x.shape))) * x.dtype.itemsize
-        for x in jax.tree.leaves(tree)
-    )
-    return sum(sizes)
+    return sum(_size(x) * x.dtype.itemsize for x in jax.tree.leaves(tree))
+
+
+def _size(x: jax.ShapeDtypeStruct) -> int:
+    """How many numbers of an array are on one chip."""
+    return math.prod(x.sharding.shard_shape(x.shape))
