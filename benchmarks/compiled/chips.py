@@ -11,6 +11,7 @@ TPU, H100 = "tpu", "h100"
 # What the compilers look for in the surroundings of a machine with such a chip.
 SURROUNDINGS = {
     TPU: {
+        "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",  # more than one process may compile
         "JAX_PLATFORMS": "cpu",
         "TPU_SKIP_MDS_QUERY": "1",
         "TPU_ACCELERATOR_TYPE": "v5litepod-4",
