@@ -18,7 +18,7 @@ from jax.sharding import PartitionSpec  # noqa: E402
 
 from benchmarks.compiled import cases, models, optimizers, programs  # noqa: E402
 
-# Of matrices in the step of the optimizer alone, and in the whole step, which takes long to compile.
+# Of matrices in the step of the optimizer alone, and in the whole step, which compiles slowly.
 SIDE, SMALL = 1024, 512
 # Bytes per float32 parameter that a step of the optimizer alone moves; Adam's are 28. A slot of the
 # queue is written by a kernel of its own, which reads the gradient again.
