@@ -20,8 +20,8 @@ how long it takes: as a rule the time of an optimizer's step is that of its traf
 - *Kernels*: those that move more than 64 KiB.
 - *Copies*: whole arrays of parameters, state or gradients that are only moved; one would be the
   queue, if it were not updated in place.
-- *Temporaries*: memory that the step needs beside parameters, state and gradients. On a TPU they are
-  multiples of 32,256 bytes however large the leaves are, so they are hardly arrays.
+- *Temporaries*: memory that the step needs beside parameters, state and gradients. On a TPU it is a
+  multiple of 32,256 bytes however large the leaves are, so little of it can be arrays.
 - *Waits*: whether an update needs the result of an all-reduce, that is, all chips have to finish
   reading their gradients before any of them can update a parameter.
 - *Joined*: matrices that are updated in the kernel of the matrix product that makes their gradient.
