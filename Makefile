@@ -3,7 +3,8 @@ PYTHON ?= python3
 BIN := .venv/bin
 SPHINX = $(BIN)/sphinx-build --quiet --fail-on-warning --keep-going -c docs -d docs/_build/doctrees
 
-.PHONY: demo distributed-demo notebooks check test lint bench docs release-check clean
+.PHONY: demo distributed-demo notebooks check test test-compiled lint bench bench-compiled docs \
+  release-check clean
 
 demo: .venv/demo
 	$(BIN)/python -m adashift_optax
@@ -33,6 +34,14 @@ bench: .venv/bench
 	$(BIN)/python -m benchmarks.run
 	JAX_NUM_CPU_DEVICES=8 $(BIN)/python -m benchmarks.run --sharded
 
+# The compilers for TPUs and for an H100 run on any Linux machine; each has its own environment.
+bench-compiled: .venv-tpu/tpu .venv-cuda/cuda
+	.venv-tpu/bin/python -m benchmarks.compiled.run tpu $(ARGS)
+	.venv-cuda/bin/python -m benchmarks.compiled.run h100 $(ARGS)
+
+test-compiled: .venv-tpu/tpu
+	.venv-tpu/bin/python -m pytest --noconftest tests/test_compiled.py
+
 release-check: .venv/test .venv/release
 	$(BIN)/python tests/release.py $(ARGS)
 
@@ -42,5 +51,11 @@ release-check: .venv/test .venv/release
 	$(BIN)/python -m pip install --quiet --editable ".[$*]"
 	touch $@
 
+.venv-tpu/tpu .venv-cuda/cuda: pyproject.toml
+	test -x $(@D)/bin/python || $(PYTHON) -m venv $(@D)
+	$(@D)/bin/python -m pip install --quiet --upgrade pip
+	$(@D)/bin/python -m pip install --quiet --editable ".[$(@F)]"
+	touch $@
+
 clean:
-	rm -rf .venv runs dist docs/_build
+	rm -rf .venv .venv-tpu .venv-cuda runs dist docs/_build

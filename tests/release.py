@@ -93,6 +93,7 @@ def main():
     with tempfile.TemporaryDirectory() as folder:
         tmp = Path(folder)
         check_files()
+        run("make", "test-compiled")
         wheel, sdist, source = build(tmp)
         for python in PYTHONS:
             extras = ("--extra", "test", "--python-version", python, *WHEELS)
