@@ -147,13 +147,17 @@ def sharded(name):
 
 
 @pytest.mark.parametrize("name", optimizers.ours())
-def test_on_a_mesh_no_update_waits(name):
-    """At most one all-reduce per axis of the mesh; for whole leaves, of one number for each."""
+def test_on_a_mesh(name):
+    """At most one all-reduce per axis of the mesh; for whole leaves, of one number for each.
+
+    No update waits for one, except with phi="factored": its scale needs the mean of v over all rows,
+    and XLA puts that number into the same all-reduce as today's statistics.
+    """
     compiled = sharded(name)
-    assert not compiled.waits
+    assert compiled.waits == name.startswith("factored")
     assert compiled.copies == 0
     reduces = compiled.program.all_reduces()
-    assert len(reduces) <= (0 if name.startswith("none") else 2)
+    assert len(reduces) == (0 if name.startswith("none") else 2)
     if name.startswith(("max", "mean")):
         assert compiled.program.reduced() <= len(reduces) * compiled.leaves
 
