@@ -6,7 +6,7 @@ All keep means rather than sums, so that finite gradients cannot overflow them.
 import abc
 import dataclasses
 import functools
-from typing import ClassVar, Generic, TypeVar
+from typing import Any, ClassVar, Generic, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -67,6 +67,10 @@ class FirstMoment(abc.ABC, Generic[Mu]):
         mu = jax.tree.map(lambda m: cast(m, self.dtype), mu)
         return mu, jax.tree.map(widened, apart_on_cpu(mu))
 
+    def limited(self, g: Any) -> Any:
+        """`g`, of which a `mu` that is rounded to a narrow dtype makes no infinite mean."""
+        return g if self.dtype is None else jax.tree.map(_limited, g)
+
     @abc.abstractmethod
     def step(
         self, mu: Mu, g: Updates, g_in: Updates, g_out: Updates | None, now: Step, b1: ArrayLike
@@ -106,7 +110,7 @@ class Sliding(FirstMoment[Params]):
         self, mu: Params, g: Updates, g_in: Updates, g_out: Updates | None, now: Step, b1: ArrayLike
     ) -> tuple[Params, Updates]:
         weights = functools.cache(functools.partial(self._weights, b1))
-
+        g_in, g_out = self.limited(g_in), self.limited(g_out)
         mu = jax.tree.map(lambda m, *g: _slid(m, *g, *weights(m.dtype)), mu, g_in, g_out)
         mu, m = self.held(mu)
         if not self.warm:
@@ -204,9 +208,17 @@ class Ema(FirstMoment[Params]):
             correction = 1 / one_minus_power(b1, k, real)
             return one_minus(b1, real).astype(dtype), correction.astype(dtype)
 
+        s = self.limited(s)
         mu = jax.tree.map(lambda m, s: _average(m, s, weights(m.dtype)[0]), mu, s)
         mu, m = self.held(mu)
         return mu, jax.tree.map(lambda m: m * weights(m.dtype)[1], m)
+
+
+@inlined
+def _limited(g: jax.Array) -> jax.Array:
+    # m is rounded up by as much as half, before it is divided by the weights of few gradients.
+    g, limit = widened(g), 2.0 ** (jnp.finfo(jnp.float32).maxexp - 2)
+    return jax.lax.select(jnp.isfinite(g), jnp.clip(g, -limit, limit), g)
 
 
 @inlined

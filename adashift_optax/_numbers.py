@@ -132,8 +132,10 @@ def decayed(v: jax.Array, x: jax.Array, share: jax.Array) -> jax.Array:
 def rescaled(m: jax.Array, scale: jax.Array, clip: ArrayLike | None) -> jax.Array:
     """Returns m * scale, at most `clip`, and finite wherever m is finite.
 
-    A clip below 0, which only a traced one can be, is one at 0.
+    A clip below 0, which only a traced one can be, is one at 0. The product is as wide as the wider
+    of the two, because in a narrower dtype the scale may be infinite.
     """
+    m = _as_wide(m, scale.dtype)
     info = jnp.finfo(m.dtype)
     limit, scale = jnp.asarray(info.max), scale.astype(info.dtype)
     if clip is not None:
@@ -151,6 +153,15 @@ def rescaled(m: jax.Array, scale: jax.Array, clip: ArrayLike | None) -> jax.Arra
     u = jnp.where(large, unit, m)
     u = [jax.lax.clamp(-most, x * factor, most) for x in (u.real, u.imag)]
     return jnp.where(jnp.isfinite(m), jax.lax.complex(*u), jnp.asarray(jnp.nan, m.dtype))
+
+
+def _as_wide(m: jax.Array, dtype: jnp.dtype) -> jax.Array:
+    """`m`, in the real `dtype` (complex of such) if that is wider."""
+    if jnp.finfo(dtype).bits <= jnp.finfo(m.dtype).bits:
+        return m
+    if jnp.iscomplexobj(m):
+        return jax.lax.complex(m.real.astype(dtype), m.imag.astype(dtype))
+    return m.astype(dtype)
 
 
 def _unit(z: jax.Array) -> tuple[jax.Array, jax.Array]:

@@ -49,7 +49,11 @@ VARIANTS: dict[str, tuple[dict[str, Any], int]] = {
     "factored": ({"phi": "factored"}, 12 + 8 + 8),
     "factored, hopping": ({"phi": "factored", "window": "hopping"}, 12 + 2 * 8),
     "max, b1=0": ({"b1": 0.0}, 12),
-    "none, b1=0": ({"phi": "none", "b1": 0.0}, 12 + 8 + 8),
+    "none, b1=0": ({"phi": "none", "b1": 0.0}, 12 + 8),  # for n = 1, without a queue
+    "max, ema": ({"window": "ema"}, 12 + 8),
+    "factored, ema": ({"phi": "factored", "window": "ema"}, 12 + 8),
+    "outputs, ema": ({"phi": "mean", "block_axes": "outputs", "window": "ema"}, 12 + 8),
+    "none, ema": ({"phi": "none", "window": "ema"}, 12 + 8 + 8),  # for n = 1
 }
 # Variant, n, reach and stretch of the ratio, limit of the bytes of state per parameter.
 TARGETS = [
@@ -65,11 +69,15 @@ TARGETS = [
     ("mean, hopping", 40, 1.05, 0.95, 8.1),
     ("none, hopping", 10, None, None, 20.1),
     ("max, b1=0", 10, 0.8, 0.6, 0.1),
-    ("none, b1=0", 1, None, None, 8.1),
+    ("none, b1=0", 1, None, None, 4.1),
     ("max, bfloat16 queue", 10, 1.2, 1.0, 26.1),
     ("max, bfloat16 queue", 40, 1.2, 1.0, None),
     ("factored", 10, 1.25, None, None),
     ("factored, hopping", 10, 1.25, None, None),
+    ("max, ema", 1, None, None, 4.1),
+    ("factored, ema", 1, None, None, 4.1),
+    ("outputs, ema", 1, None, None, 4.1),
+    ("none, ema", 1, None, None, 8.1),
 ]
 # The plots: what is not in the table.
 LINES = ("max", "none", "max, hopping", "max, bfloat16 queue")

@@ -118,8 +118,8 @@ table(["", "k(large) / mean k(small)", "change of x per cycle"], rows)
 # Its proof is for $\beta_1 = 0$ and a finite set of costs, drawn independently: here the slopes
 # $\{16, -8, 4, -2, 1\}$, all equally likely, $\beta_2 = 0.9$. We record sequences, measure every
 # k and average per slope. The right panel repeats it with momentum ($\beta_1 = 0.9$, $n = 10$;
-# $n = 1$ for `window="ema"`), which the proof does not cover. Bars are two standard errors over the sequences; the points are
-# set apart a little.
+# $n = 1$ for `window="ema"`), which the proof does not cover. Bars are two standard errors over
+# the sequences; the points are set apart a little.
 
 # %%
 SLOPES = jnp.array([16.0, -8.0, 4.0, -2.0, 1.0])
@@ -270,7 +270,8 @@ plt.show()
 #   balance. AMSGrad is in balance.
 # - With independent gradients AdaShift gives all the same k, to 1.5 %, as Theorem 5 says for
 #   $\beta_1 = 0$; measured with momentum, with the hopping window and with `window="ema"` too, for
-#   which $n = 1$ is enough. Adam gives less to the largest. AMSGrad and ADOPT (whose clip hardly acts here) are as even as AdaShift.
+#   which $n = 1$ is enough. Adam gives less to the largest. AMSGrad and ADOPT (whose clip hardly
+#   acts here) are as even as AdaShift.
 # - Adam's unbalance on the sequential problem shrinks with a larger $\beta_2$ from 0.9 on, and so
 #   does AdaShift's.
 # - `phi="max"` gives a block one k for all its elements, `phi="none"` one each in inverse

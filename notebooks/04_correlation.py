@@ -154,9 +154,10 @@ def measured(make, n):
         tx = make(b2)
         params = jax.tree.map(lambda g: g[0], grads)
 
-        def step(state, grads):
-            state = tx.update(grads, state, params)[1]
-            return state, second_moments(state, params)
+        def step(before, grads):
+            after = tx.update(grads, before, params)[1]
+            # With n = 1 the state holds the v of the next step.
+            return after, second_moments(before if n == 1 else after, params)
 
         v = jax.lax.scan(step, tx.init(params), grads)[1]
         v, late = (jax.tree.map(lambda x: x[WARM_UP:], tree) for tree in (v, grads))

@@ -35,6 +35,21 @@ def make_grads(steps, shapes=SHAPES, dtype=np.float64, seed=0):
     return grads
 
 
+def as_float(k):
+    """A number of a step, which JAX under strict promotion does not mix with floats."""
+    return k.astype(float) if isinstance(k, jax.Array) else float(k)
+
+
+def adafactors(k):
+    """Adafactor's b2: the first square has weight 1."""
+    return 1 - as_float(k) ** -0.8
+
+
+def rising(k):
+    """A b2 whose first square has weight 0.6, so that v needs a bias correction."""
+    return 0.9 - 0.5 / as_float(k)
+
+
 def exact_in_8_bits(g):
     """Near `g`: 1/4 to 7/4, which every queue_dtype holds exactly."""
     return np.copysign(np.clip(np.ceil(4 * np.abs(g)), 1, 7) / 4, g).astype(g.dtype)

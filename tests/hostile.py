@@ -80,7 +80,7 @@ SHAPES = apart(r"\['a'\]", r"float32\[{}\] at .*\['a'\]")
 LAYOUT = apart(r" at \.{}\b", "")
 COUNT = apart(r"{} at \.count", r"int32\[\] at \.count")
 NO_STATE = "state must be the ScaleByAdashiftState .*got {}. Keep one state"
-KIND = apart(r"n={},window={},queue_dtype={}'\]", "n=2,window=sliding,queue_dtype=None'.")
+KIND = apart(r"n={},window={},queue_dtype={}{}'\]", "n=2,window=sliding,queue_dtype=None'.")
 NO_NUMBER = r"{} must be float or complex; got dtype {}.*optax.masked"
 KEY = jax.random.key(0)
 FLOAT0 = jax.grad(lambda x: 1.0, allow_int=True)(INTS)
@@ -99,6 +99,12 @@ BAD = {
     "names, none, b1=0": (update(RENAMED, phi="none", b1=0), V, NAMES),
     "names, factored, b1=0": (update(RENAMED, phi="factored", b1=0), V, NAMES),
     "names, axes, b1=0": (update(RENAMED, block_axes=(0,), b1=0), V, NAMES),
+    "names, ema": (update(RENAMED, window="ema"), V, NAMES),
+    "names, none, ema, warm": (
+        update(RENAMED, phi="none", window="ema", warm_start=True),
+        V,
+        NAMES,
+    ),
     "names, float8": (update(RENAMED, queue_dtype="float8_e5m2"), V, NAMES),
     "a list for a dict": (update([MATRIX, MATRIX]), V, apart(r"'a'\]", r"mu\[0\]")),
     "nested": (
@@ -129,6 +135,7 @@ BAD = {
         V,
         SHAPES.format("1, 1"),
     ),
+    "row, ema": (update({**TREE, "a": MATRIX[:1]}, window="ema"), V, SHAPES.format("1, 4")),
     "row, axes, b1=0": (
         update({**TREE, "a": MATRIX[:, :1]}, block_axes=(0,), b1=0),
         V,
@@ -167,17 +174,38 @@ BAD = {
     "of n": (
         update(TREE, init=lambda n: scale_by_adashift(3)),
         V,
-        KIND.format(3, "sliding", None),
+        KIND.format(3, "sliding", None, ""),
     ),
     "of window": (
         update(TREE, window="hopping", new={}),
         V,
-        KIND.format(2, "hopping", None),
+        KIND.format(2, "hopping", None, ""),
     ),
     "of queue_dtype": (
         update(TREE, queue_dtype="float16", new={}),
         V,
-        KIND.format(2, "sliding", "float16"),
+        KIND.format(2, "sliding", "float16", ""),
+    ),
+    "of window ema": (update(TREE, window="ema", new={}), V, KIND.format(2, "ema", None, "")),
+    "of warm_start": (
+        update(TREE, warm_start=True, new={}),
+        V,
+        KIND.format(2, "sliding", None, ",warm_start=True"),
+    ),
+    "of mu_dtype": (
+        update(TREE, mu_dtype="bfloat16", new={}),
+        V,
+        apart("bfloat16.* at .mu.*", "float32.* at .mu.*"),
+    ),
+    "of a b2 schedule": (
+        update(TREE, b2=lambda k: 0.9, new={}),
+        V,
+        apart(r"float32\[\] at \.log_b2", "nothing more"),
+    ),
+    "of a number b2": (
+        update(TREE, new={"b2": lambda k: 0.9}),
+        V,
+        apart("nothing more", r"float32\[\] at \.log_b2"),
     ),
     "max to none": (update(ONES, ONES, new={"phi": "none"}), V, LAYOUT.format("nu")),
     "none to max": (update(ONES, ONES, phi="none", new={}), V, LAYOUT.format("nu")),
@@ -254,5 +282,11 @@ BAD = {
     "rate vector": (scheduled(learning_rate=ONES), T, r"learning_rate must be .*array\(\[1"),
     "rates": (scheduled(learning_rate=lambda t: ONES), T, r"learning_rate must .*array\(\[1"),
     "clips": (scheduled(clip_value=lambda t: ONES), T, r"clip_value must be a real .*array\(\[1"),
+    "b2s": (scheduled(b2=lambda k: ONES), T, r"b2 must be a real scalar; got .*array\(\[1"),
+    "b2 complex": (
+        scheduled(b2=lambda k: 1j),
+        T,
+        "b2 must be a real scalar; got 1j. Pass e.g. b2=",
+    ),
     "clip None": (scheduled(clip_value=lambda t: None), T, "clip_value must be a real .*got None"),
 }

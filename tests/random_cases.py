@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import reference
+from common import adafactors, rising
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 
@@ -100,21 +101,24 @@ def schedule(count):
 
 PHIS = ("max", "mean", "none", "factored", "ordered")
 # v - (1 - b2) v is rounded to 2^-24 of v in float32. Where later squares are 0, that is v: its
-# relative error is then 2^-24 / b2 per step, and a b2 below 2^-24 is 0. So 0, or from 0.1 on.
+# relative error is then 2^-24 / b2 per step, and a b2 below 2^-24 is 0. So 0, or from 0.1 on. The
+# same goes for b1 where m is such a mean: with window="ema".
 ARGUMENTS = {
     "n": st.integers(1, 6),
     "b1": st.sampled_from([0, 0.9, 0.999]) | st.floats(0, 0.9999),
-    "b2": st.sampled_from([0, 0.9, 0.999]) | st.floats(0.1, 0.999999),
+    "b2": st.sampled_from([0, 0.9, 0.999, adafactors, rising]) | st.floats(0.1, 0.999999),
     "eps": st.sampled_from([0.0, 1e-10, 1e-3]),
     "phi": st.sampled_from(PHIS),
-    "window": st.sampled_from(["sliding", "hopping"]),
+    "window": st.sampled_from(["sliding", "hopping", "ema"]),
+    "warm_start": st.booleans(),
     "clip_value": st.sampled_from([None, 0.25, schedule]),
 }
 
 
 def arguments(**others):
     """Keyword arguments of scale_by_adashift (a phi "ordered" stands for the callable)."""
-    return st.fixed_dictionaries({**ARGUMENTS, **others})
+    drawn = st.fixed_dictionaries({**ARGUMENTS, **others})
+    return drawn.filter(lambda args: args["window"] != "ema" or not 0 < args["b1"] < 0.1)
 
 
 def library(args):
@@ -202,7 +206,8 @@ def left_weights(n, b1, t):
 
 
 def expected(
-    leaf, grads, n, b1, b2, eps, phi, window, clip_value=None, axes=None, off=0.0, of=None
+    leaf, grads, n, b1, b2, eps, phi, window, clip_value=None, axes=None, off=0.0, of=None,
+    warm_start=False,
 ):  # fmt: skip
     """The reference's updates of one leaf, [steps, *shape], and how far off ours may be.
 
@@ -216,15 +221,16 @@ def expected(
         return largest if value is None else min(largest, max(0.0, float(value)))
 
     phi = ordered(np) if phi == "ordered" else phi
-    args = n, b1, b2, eps, phi, axes
-    want, scales = map(np.array, reference.adashift(list(grads), *args, clip, window, of))
+    args, last = (n, b1, b2, eps, phi, axes), (of, warm_start)
+    want, scales = map(np.array, reference.adashift(list(grads), *args, clip, window, *last))
     allowed, moves = (TOLERANCE[leaf.held] + off) * scales, scales > 0
     if window == "sliding":
-        left = np.array(reference.adashift(list(grads), *args, None, left_weights, of)[1])
+        left = np.array(reference.adashift(list(grads), *args, None, left_weights, *last)[1])
         allowed, moves = allowed + float(jnp.finfo(leaf.held).eps) / 2 * left, moves | (left > 0)
     # Where the clip cuts off much, what remains is its own value, in the direction of m.
-    size = np.abs(np.array(reference.adashift(list(grads), *args, None, window, of)[0]))
-    cut = (size > 2 * np.abs(want)) & (size > 2 * allowed)
+    # With "ema" it is a mean of such.
+    size = np.abs(np.array(reference.adashift(list(grads), *args, None, window, *last)[0]))
+    cut = (size > 2 * np.abs(want)) & (size > 2 * allowed) & (window != "ema")
     share = np.divide(allowed, size, out=np.zeros_like(allowed), where=cut)
     clipped = np.abs(want) * (2 * share + TOLERANCE[leaf.held])
     allowed = np.where(cut, np.minimum(allowed, clipped), allowed)

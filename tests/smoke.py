@@ -72,7 +72,9 @@ def check_training():
 
     params = {"w": jnp.zeros(8), "b": jnp.zeros([])}
     assert state_bytes(adashift(0.1), params) > state_bytes(optax.adam(0.1), params)
-    for kwargs in ({}, {"phi": "none"}, {"window": "hopping"}, {"queue_dtype": "bfloat16"}):
+    variants = [{}, {"phi": "none"}, {"window": "hopping"}, {"queue_dtype": "bfloat16"}]
+    variants += [{"window": "ema", "n": 1}, {"warm_start": True, "mu_dtype": "bfloat16"}]
+    for kwargs in variants:
         for make in (adashift, adashiftw):
             tx = optax.chain(optax.clip_by_global_norm(10.0), make(0.1, **kwargs))
 
@@ -86,7 +88,9 @@ def check_training():
             for _ in range(60):
                 at, state, loss = step(at, state)
                 losses.append(float(loss))
-            assert losses[10] == losses[0] or make is adashiftw  # weight decay acts at once
+            delay = 0 if "warm_start" in kwargs else kwargs.get("n", 10)
+            assert losses[delay] == losses[0] or make is adashiftw  # weight decay acts at once
+            assert losses[delay + 1] != losses[0]
             assert losses[-1] < 0.5 * losses[0], (make, kwargs, losses[-1])
 
 

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import optax
 import pytest
-from common import assert_same_bits
+from common import adafactors, assert_same_bits
 
 from adashift_optax import adashift
 
@@ -17,6 +17,8 @@ LAYOUTS = {  # one variant for each form that a state can have
     "none, hopping": {"phi": "none", "window": "hopping"},
     "b1=0": {"b1": 0},
     "float16": {"queue_dtype": "float16"},
+    "ema, b2 schedule": {"window": "ema", "b2": adafactors},
+    "none, ema": {"phi": "none", "window": "ema", "warm_start": True, "mu_dtype": "bfloat16"},
 }
 
 

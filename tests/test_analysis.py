@@ -119,9 +119,9 @@ def test_correlation_of_adam_on_independent_gradients(b2):
     for make, want in ((optax.scale_by_adam, np.sqrt(1 - b2**2)), (shifted, 0.0)):
         tx = make(b2=b2)
 
-        def step(state, g, tx=tx):
-            state = tx.update(g, state)[1]
-            return state, second_moments(state, g)
+        def step(before, g, tx=tx, n=int(make is shifted)):
+            after = tx.update(g, before)[1]
+            return after, second_moments(before if n == 1 else after, g)
 
         v = jax.lax.scan(step, tx.init(g[0]), g)[1]
         assert abs(correlation(g**2, v) - want) < 0.02
@@ -155,7 +155,7 @@ def test_second_moments_of_tuples():
                 _, state = tx.update(g, state, some)
             v = second_moments(state, some)
             assert tuple(x.shape for x in v) == shapes[:count]
-            assert all((x == 4.5).all() for x in v)
+            assert all((x == 6.75).all() for x in v)  # of two squares: n = 1 holds the next v
 
 
 def test_second_moments_that_are_not_there():
@@ -181,14 +181,14 @@ def test_second_moments(wrap):
     }
     optimizers = {
         "adam": optax.adam(0.1, b2=0.5),
-        "max": adashift(0.1, n=1, b2=0.5),
-        "none": adashift(0.1, n=1, b2=0.5, phi="none"),
-        "axes": adashift(0.1, n=1, b2=0.5, block_axes=(-1,)),
+        "max": adashift(0.1, n=2, b2=0.5),
+        "none": adashift(0.1, n=2, b2=0.5, phi="none"),
+        "axes": adashift(0.1, n=2, b2=0.5, block_axes=(-1,)),
     }
     for name, tx in optimizers.items():
         tx = wrap(tx)
         state = tx.init(PARAMS)
-        for _ in range(2):
+        for _ in range(3):
             _, state = tx.update(g, state, PARAMS)
         v = second_moments(state, PARAMS)
         assert jax.tree.map(jnp.shape, v, is_leaf=lambda x: hasattr(x, "shape")) == shapes[name]
@@ -199,5 +199,7 @@ def test_second_moments(wrap):
                 square = square.max(keepdims=True)
             if name == "axes":
                 square = square.max(-1, keepdims=True)
-            weight = 0.75 if name == "adam" else 0.5  # two steps, or one that has left the window
+            weight = (
+                0.875 if name == "adam" else 0.5
+            )  # of three steps, or of one that is old enough
             np.testing.assert_allclose(v[key], weight * square, rtol=1e-5)

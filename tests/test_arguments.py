@@ -30,13 +30,32 @@ BAD = {
     ),
     "phi None": (dict(phi=None), ValueError, "phi must be 'max' or .*; got None"),
     "window unknown": (dict(window="jump"), ValueError, "window must be 'sliding' or .*got 'jump'"),
-    "axes int": (dict(block_axes=1), TypeError, "block_axes must be None, a tuple of ints.*got 1"),
+    "axes int": (dict(block_axes=1), TypeError, r"block_axes must be .*a tuple of ints.*got 1\."),
+    "axes word": (
+        dict(block_axes="out"),
+        TypeError,
+        'block_axes must be None, "outputs".*got .out',
+    ),
     "axes text": (dict(block_axes=("x",)), TypeError, r"block_axes must be .*got \('x',\)"),
     "queue int8": (
         dict(queue_dtype="int8"),
         ValueError,
         "queue_dtype must be None or .*int8",
     ),
+    "mu float8": (
+        dict(mu_dtype="float8_e5m2"),
+        ValueError,
+        "mu_dtype must be None or one of float32, bfloat16, float16; got 'float8_e5m2'. Pass",
+    ),
+    "mu int": (dict(mu_dtype=int), ValueError, "mu_dtype must be None or .*got <class 'int'>"),
+    "warm text": (dict(warm_start="no"), TypeError, "warm_start must be True or False.*got 'no'"),
+    "warm int": (dict(warm_start=1), TypeError, "warm_start must be True or False.*got 1. Pass"),
+    "warm array": (
+        dict(warm_start=jnp.array(True)),
+        TypeError,
+        "warm_start must be True or False, known before jit.*static_args.*STATIC_ARGS",
+    ),
+    "b2 text": (dict(b2="0.9"), TypeError, "b2 must be a real scalar; got '0.9'.*a schedule such"),
     "n huge": (dict(n=10**6), ValueError, "n must be .* 46340.*got 1000000"),
     "clip zero": (dict(clip_value=0), ValueError, "clip_value must be at least .*got 0"),
     "clip negative": (dict(clip_value=-1.0), ValueError, "clip_value must be .*got -1.0"),
@@ -152,9 +171,18 @@ def test_extra_args_are_accepted():
         make.update(params, make.init(params), params, value=1.0, grad=params)
 
 
-def test_queue_dtype_and_complex_parameters():
-    with pytest.raises(TypeError, match=r"queue_dtype must be None for complex .*bfloat16.*'a'"):
-        scale_by_adashift(queue_dtype=jnp.bfloat16).init({"a": jnp.ones(2, jnp.complex64)})
+@pytest.mark.parametrize("name", ["queue_dtype", "mu_dtype"])
+def test_narrow_dtypes_and_complex_parameters(name):
+    with pytest.raises(TypeError, match=rf"{name} must be None for complex .*bfloat16.*'a'"):
+        scale_by_adashift(**{name: jnp.bfloat16}).init({"a": jnp.ones(2, jnp.complex64)})
+
+
+@pytest.mark.parametrize("value", [jnp.ones(2), 0.5j, None, True, "0.9"])
+@pytest.mark.parametrize("kwargs", [{}, {"window": "hopping", "phi": "none"}, {"n": 1}], ids=str)
+def test_b2_that_gives_no_scalar(kwargs, value):
+    tx = scale_by_adashift(b2=lambda k: value, **kwargs)
+    with pytest.raises(TypeError, match=r"b2 must be a real scalar; got .*a schedule such as"):
+        tx.update(jnp.ones(3), tx.init(jnp.ones(3)))
 
 
 def test_state_of_another_optimizer_or_n():
@@ -166,11 +194,16 @@ def test_state_of_another_optimizer_or_n():
         (scale_by_adashift(3, window="hopping"), "n=3,window=hopping,queue_dtype=None"),
         (scale_by_adashift(10), "n=10,window=sliding,queue_dtype=None"),
         (scale_by_adashift(10, queue_dtype="float16"), "n=10,window=sliding,queue_dtype=float16"),
+        (scale_by_adashift(10, window="ema"), "n=10,window=ema,queue_dtype=None"),
+        (
+            scale_by_adashift(10, window="hopping", warm_start=True),
+            "n=10,window=hopping,queue_dtype=None,warm_start=True",
+        ),
     ]:
         message = f"{name}'], where init makes .*n=10,window=hopping,queue_dtype=None.*call init"
         with pytest.raises(ValueError, match=message):
             jax.jit(tx.update)(params, other.init(params))
     # Where n, window and queue_dtype have no part in it, they do not tell states apart.
-    same = [dict(window="hopping"), dict(queue_dtype="bfloat16"), {}]
-    kinds = [set(scale_by_adashift(4, b1=0, **kwargs).init(params).clock) for kwargs in same]
-    assert kinds[0] == kinds[1] == kinds[2]
+    same = [dict(window="hopping"), dict(window="ema"), dict(queue_dtype="bfloat16"), {}]
+    kinds = {*(str(scale_by_adashift(4, b1=0, **kwargs).init(params).clock) for kwargs in same)}
+    assert len(kinds) == 1

@@ -28,6 +28,7 @@ OPTIMIZERS = {  # of the two rates in JOBS and of n
     "adam": lambda rate, *_: optax.adam(rate),
     "max": lambda _, rate, n: adashift(rate, n),
     "hopping": lambda _, rate, n: adashift(rate, n, window="hopping"),
+    "ema": lambda _, rate, n: adashift(rate, n, window="ema"),
     "clipped": lambda rate, *_: adashift(rate, n=1, b1=0, phi="none", clip_value=1.0),
 }
 KEY = jax.random.key(0)

@@ -98,9 +98,9 @@ def test_every_layout_is_among_the_layouts():
         for variant in variants:
             params = make_params()
             state = scale_by_adashift(**{"n": N, **VARIANTS[variant]}).init(params)
-            for name in ("mu", "nu", "queue", "nu_queue"):
+            for name in ("mu", "nu", "queue", "nu_queue", "log_b2"):
                 leaves, tree = jax.tree.flatten(getattr(state, name))
-                yield name, tree, *(x.size % params["w"].size == 0 for x in leaves)
+                yield name, tree, *(x.shape[-2:] == params["w"].shape for x in leaves)
 
     assert {*layouts(LAYOUTS)} == {*layouts(VARIANTS)}
 
@@ -139,7 +139,9 @@ def differentiate(variant):
     got, h = jax.jit(jax.grad(total))(grads), 1e-6
     assert all(np.all(np.isfinite(x)) for x in got.values())
     slope = sum(np.vdot(got[k], line[k]) for k in SHAPES)
-    assert slope == pytest.approx((by_reference(h) - by_reference(-h)) / (2 * h), rel=1e-6)
+    # Derivatives by m are rounded to its dtype as m is, once in each of two steps and more.
+    rel = 2.0**-6 if "mu_dtype" in VARIANTS[variant] else 1e-6
+    assert slope == pytest.approx((by_reference(h) - by_reference(-h)) / (2 * h), rel=rel)
 
 
 def get(variant):
@@ -147,7 +149,7 @@ def get(variant):
     for tx in ours(variant).values():
         inner = optax.tree.get(tx.init(make_params()), "ScaleByAdashiftState")
         state = optax.chain(optax.identity(), tx).init(make_params())
-        for name in ("count", "mu", "nu", "queue", "nu_queue"):
+        for name in ("count", "mu", "nu", "queue", "nu_queue", "log_b2"):
             found = optax.tree.get(state, name)
             assert jax.tree.structure(found) == jax.tree.structure(getattr(inner, name))
 

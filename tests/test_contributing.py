@@ -78,14 +78,24 @@ def weights(n, b1, t):
 
 
 @pytest.mark.parametrize("phi", ["max", "mean", "none"])
-@pytest.mark.parametrize("n", [1, 2, 5])
-def test_the_window_of_the_example(n, phi, tumbling, x64):
+@pytest.mark.parametrize(("n", "warm"), [(1, False), (2, False), (5, False), (5, True)])
+def test_the_window_of_the_example(n, warm, phi, tumbling, x64):
     window = "sliding" if n == 1 else weights  # a window of one gradient is the same in every way
     grads = make_grads(4 * n + 5)
-    updates = run(scale_by_adashift(n, phi=phi, window=tumbling), grads)
+    updates = run(scale_by_adashift(n, phi=phi, window=tumbling, warm_start=warm), grads)
     for name in SHAPES:
-        error = worst_error(updates, grads, name, n, 0.9, 0.999, 1e-10, phi, window=window)
-        assert error < 1e-12
+        args = (n, 0.9, 0.999, 1e-10, phi)
+        assert worst_error(updates, grads, name, *args, window=window, warm=warm) < 1e-12
+
+
+def test_the_example_holds_its_mean_in_the_dtype_that_is_asked_for(tumbling):
+    """Of gradients that are always 1 it is 1, which every dtype holds."""
+    tx, params = scale_by_adashift(2, window=tumbling, mu_dtype="bfloat16"), jnp.ones(3)
+    state = tx.init(params)
+    for _ in range(6):
+        updates, state = tx.update(params, state)
+        assert state.mu.dtype == jnp.bfloat16
+    np.testing.assert_allclose(updates, 1, rtol=1e-2)
 
 
 def test_the_state_of_the_example_is_checked(tumbling):

@@ -1,56 +1,13 @@
 """The demo's readers, on small files in the original formats."""
 
 import gzip
-import struct
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 import pytest
+from image_files import MNIST_FILES, cifar10_archive, idx_bytes, write_cifar10, write_mnist
 
 from adashift_optax.demo import _data
-
-MNIST_FILES = (
-    "train-images-idx3-ubyte",
-    "train-labels-idx1-ubyte",
-    "t10k-images-idx3-ubyte",
-    "t10k-labels-idx1-ubyte",
-)
-
-
-def idx_bytes(array: np.ndarray) -> bytes:
-    header = struct.pack(f">HBB{array.ndim}I", 0, 8, array.ndim, *array.shape)
-    return header + array.tobytes()
-
-
-def write_mnist(folder: Path, train: int = 100, test: int = 20, zipped: bool = False) -> dict:
-    """Write MNIST's four files with random pixels; return their arrays by file name."""
-    rng = np.random.default_rng(0)
-    arrays = {}
-    for (images, labels), size in zip(
-        (MNIST_FILES[:2], MNIST_FILES[2:]), (train, test), strict=True
-    ):
-        arrays[images] = rng.integers(0, 256, (size, 28, 28), np.uint8)
-        arrays[labels] = (np.arange(size) % 10).astype(np.uint8)
-    for name, array in arrays.items():
-        if zipped:
-            (folder / f"{name}.gz").write_bytes(gzip.compress(idx_bytes(array)))
-        else:
-            (folder / name).write_bytes(idx_bytes(array))
-    return arrays
-
-
-def write_cifar10(folder: Path, size: int = 20) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """Write the six files of CIFAR-10's binary version; return images and labels by file name."""
-    rng = np.random.default_rng(0)
-    arrays = {}
-    for name in [f"data_batch_{i}.bin" for i in range(1, 6)] + ["test_batch.bin"]:
-        images = rng.integers(0, 256, (size, 32, 32, 3), np.uint8)
-        labels = rng.permutation(np.arange(size) % 10).astype(np.uint8)
-        planes = [images[..., channel].reshape(size, -1) for channel in range(3)]
-        (folder / name).write_bytes(np.concatenate([labels[:, None], *planes], 1).tobytes())
-        arrays[name] = images, labels
-    return arrays
 
 
 def test_digits_are_split_once_and_stratified():
@@ -93,6 +50,12 @@ def test_mnist_plain_and_zipped_files_may_be_mixed(tmp_path):
     np.testing.assert_array_equal(
         _data.read_mnist(tmp_path)[0].images[..., 0], arrays[MNIST_FILES[0]]
     )
+
+
+def test_mnist_may_be_in_a_folder_of_its_name(tmp_path):
+    (tmp_path / "mnist").mkdir()
+    arrays = write_mnist(tmp_path / "mnist")
+    np.testing.assert_array_equal(_data.read_mnist(tmp_path)[1].labels, arrays[MNIST_FILES[3]])
 
 
 def test_mnist_is_scaled_and_split(tmp_path):
@@ -164,11 +127,13 @@ def test_too_few_examples_to_split(tmp_path):
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("subfolder", ["", "cifar-10-batches-bin"])
-def test_cifar10_reader_returns_what_was_written(tmp_path, subfolder):
-    folder = tmp_path / subfolder
+@pytest.mark.parametrize("form", ["", "cifar-10-batches-bin", "archive"])
+def test_cifar10_reader_returns_what_was_written(tmp_path, form):
+    folder = tmp_path / form
     folder.mkdir(exist_ok=True)
     *train, test = write_cifar10(folder).values()
+    if form == "archive":
+        (tmp_path / _data.CIFAR10_ARCHIVE).write_bytes(cifar10_archive(folder))
     read_train, read_test = _data.read_cifar10(tmp_path)
     for read, expected in zip(read_test, test, strict=True):
         np.testing.assert_array_equal(read, expected)
@@ -195,6 +160,22 @@ def test_broken_cifar10_file_is_named_with_what_is_wrong(tmp_path, damage, messa
     assert message in str(caught.value)
 
 
+def test_broken_cifar10_archive_is_named(tmp_path):
+    (tmp_path / "files").mkdir()
+    write_cifar10(tmp_path / "files")
+    path = tmp_path / _data.CIFAR10_ARCHIVE
+    for content in (cifar10_archive(tmp_path / "files")[:-1000], b"<!DOCTYPE html>", b""):
+        path.write_bytes(content)
+        with pytest.raises(_data.DataError) as caught:
+            _data.load("cifar10", tmp_path)
+        assert str(caught.value).startswith(f"{path}: not a whole .tar.gz file: ")
+        assert "\n" not in str(caught.value)
+    (tmp_path / "files" / "data_batch_4.bin").unlink()
+    path.write_bytes(cifar10_archive(tmp_path / "files"))
+    with pytest.raises(_data.DataError, match=r"data_batch_4\.bin: 0 bytes"):
+        _data.load("cifar10", tmp_path)
+
+
 def test_missing_files_are_named_with_what_is_needed(tmp_path):
     with pytest.raises(_data.DataError, match=r"train-images-idx3-ubyte: No such.*plain or \.gz"):
         _data.load("mnist", tmp_path)
@@ -206,8 +187,6 @@ def test_missing_files_are_named_with_what_is_needed(tmp_path):
         _data.load("cifar10", tmp_path)
 
 
-def test_data_dir_is_required_and_must_exist(tmp_path):
-    with pytest.raises(_data.DataError, match="mnist needs --data-dir"):
-        _data.load("mnist")
+def test_data_dir_must_exist(tmp_path):
     with pytest.raises(_data.DataError, match="nowhere: no such folder"):
         _data.load("cifar10", tmp_path / "nowhere")

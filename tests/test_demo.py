@@ -20,7 +20,7 @@ import numpy as np
 import optax
 import pytest
 from flax import nnx
-from test_data import write_cifar10, write_mnist
+from image_files import write_cifar10, write_mnist
 
 from adashift_optax.__main__ import main
 from adashift_optax.demo import _data, _network, _results, _training
@@ -259,7 +259,6 @@ def test_unusable_data_or_output_is_one_line_and_exit_code_2(tmp_path, capsys):
     broken = tmp_path / "t10k-images-idx3-ubyte"
     broken.write_bytes(broken.read_bytes()[:-1])
     for args, message in [
-        (["--dataset", "mnist"], "--data-dir"),
         (["--dataset", "cifar10", "--data-dir", str(tmp_path / "nowhere")], "nowhere"),
         (["--dataset", "cifar10", "--data-dir", str(tmp_path)], "data_batch_1.bin"),
         (["--dataset", "mnist", "--data-dir", str(tmp_path)], f"{broken}: not a whole IDX file"),
@@ -279,7 +278,7 @@ def test_bad_arguments_exit_with_code_2(args, capsys):
     assert f"argument {args[0]}: invalid" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("package", ["flax", "sklearn", "rich", "matplotlib", "idx2numpy"])
+@pytest.mark.parametrize("package", ["flax", "sklearn", "rich", "matplotlib", "idx2numpy", "pooch"])
 def test_missing_packages_are_one_line_and_exit_code_2(package, tmp_path, monkeypatch, capsys):
     for name in list(sys.modules):
         if name.startswith("adashift_optax.demo."):  # so that they are imported again
@@ -295,8 +294,8 @@ def test_missing_packages_are_one_line_and_exit_code_2(package, tmp_path, monkey
 
 def test_runs_as_a_module(monkeypatch, capsys):
     monkeypatch.delitem(sys.modules, "adashift_optax.__main__")
-    monkeypatch.setattr(sys, "argv", ["adashift_optax", "--dataset", "mnist"])
+    monkeypatch.setattr(sys, "argv", ["adashift_optax", "--data-dir", "x", "--dataset", "mnist"])
     with pytest.raises(SystemExit) as caught:
         runpy.run_module("adashift_optax", run_name="__main__")
     assert caught.value.code == 2
-    assert "--data-dir" in one_line_on_stderr(capsys)
+    assert "--data-dir x: no such folder" in one_line_on_stderr(capsys)

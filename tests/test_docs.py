@@ -8,7 +8,6 @@ import re
 from pathlib import Path
 
 import jax
-import jax.numpy as jnp
 import optax
 import pytest
 

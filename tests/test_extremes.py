@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import random_cases as cases
+from common import rising
 from jax.sharding import AxisType
 from jax.sharding import PartitionSpec as P
 from random_cases import Leaf
@@ -51,6 +52,7 @@ COMPLEX = [
     {"phi": "mean", "b1": 0},
     {"phi": "none", "window": "hopping"},
     {"phi": "factored"},
+    {"phi": "max", "window": "ema", "n": 1},
 ]
 
 
@@ -83,7 +85,7 @@ def test_decays_that_are_arrays_with_complex_gradients(b1, b2):
     leaf = Leaf((2, 3), "complex64", None)
     grads = cases.gradients(leaf, 12, "plain", 0)
     args = {"n": 3, "eps": 1e-10}
-    kinds = [{"phi": p, "window": w} for p in cases.PHIS for w in ("sliding", "hopping")]
+    kinds = [{"phi": p, "window": w} for p in cases.PHIS for w in ("sliding", "hopping", "ema")]
     decays = {"b1": jnp.float32(b1), "b2": jnp.float32(b2)}
     txs = {str(k): scale_by_adashift(**args, **decays, **cases.library(k)) for k in kinds}
     updates = scan_all(txs, grads)
@@ -129,6 +131,12 @@ def test_the_largest_number_for_many_steps(dtype, window):
         txs |= {
             (q, b1): scale_by_adashift(4, b1, queue_dtype=q, **kwargs) for q in queues for b1 in B1
         }
+    if not dtype.startswith("complex"):
+        txs |= {
+            (4, b1, mu): scale_by_adashift(4, b1, mu_dtype=mu, **kwargs)
+            for mu in ("bfloat16", "float16")
+            for b1 in B1
+        }
     updates = scan_all({str(name): tx for name, tx in txs.items()}, grads)
     wrong = {}
     for name, u in updates.items():
@@ -141,10 +149,35 @@ def test_the_largest_number_for_many_steps(dtype, window):
     assert wrong == {}
 
 
+@pytest.mark.parametrize("dtype", LARGEST)
+def test_the_largest_number_scaled_first(dtype):
+    """Each s is 1 or, clipped, -1, and u is their mean."""
+    n, grads, kwargs = 3, np.ones((100, 2), dtype), {"window": "ema", "clip_value": 1.0}
+    grads[41:81] = [LARGEST[dtype], -LARGEST[dtype]]
+    txs = {str(b1): scale_by_adashift(n, b1, **kwargs) for b1 in B1}
+    updates = scan_all(txs, grads)
+    for b1 in B1:
+        w = b1 ** np.arange(100.0 - n)[::-1]
+        want = w @ np.sign(grads[n:].real) / w.sum()
+        np.testing.assert_allclose(updates[str(b1)][-1], want, rtol=1e-4, atol=1e-5)
+
+
+def test_the_largest_s_in_a_narrow_m():
+    """bfloat16 rounds (1 - b1) s up, before it is divided by 1 - b1."""
+    kwargs = {"window": "ema", "mu_dtype": "bfloat16", "eps": 0}
+    txs = {str(b1): scale_by_adashift(1, b1, **kwargs) for b1 in np.linspace(0.3, 0.98, 35)}
+    grads = np.array([1e-15, LARGEST["float32"], LARGEST["float32"]], np.float32)
+    for b1, u in scan_all(txs, grads).items():
+        assert np.all(np.isfinite(u)), b1
+        assert np.all(u[1:] > 1e37), b1
+
+
 MEANS = [{"phi": phi, "b2": b2} for phi in ("max", "mean", "none", "factored") for b2 in (0, 0.9)]
 MEANS += [{"phi": phi, "b2": 0.999} for phi in ("max", "mean", "none", "factored")]
 MEANS += [{**kwargs, "window": "hopping"} for kwargs in MEANS]
 MEANS += [{"phi": "mean", "block_axes": (0,)}, {"phi": "mean", "block_axes": (1,)}]
+MEANS += [{"phi": phi, "window": "ema", "n": 1} for phi in ("max", "mean", "none", "factored")]
+MEANS += [{"phi": phi, "b2": rising, "warm_start": True} for phi in ("max", "mean", "none")]
 
 
 @pytest.mark.parametrize("dtype", LARGEST)
@@ -156,7 +189,7 @@ def test_squares_near_the_largest_number(dtype):
     for g in (np.sqrt(LARGEST[dtype] / 2) * 0.999999, np.sqrt(LARGEST[dtype] / 6)):
         for summed in (False, True):
             txs = {
-                str(kwargs): scale_by_adashift(2, **kwargs)
+                str(kwargs): scale_by_adashift(**{"n": 2, **kwargs})
                 for kwargs in MEANS
                 if (kwargs["phi"] in ("mean", "factored")) == summed
             }
@@ -182,6 +215,23 @@ def test_a_mean_across_shards():
     for _ in range(3):
         u, state = step(g, state)
     np.testing.assert_allclose(u, 1, rtol=1e-5)
+
+
+@pytest.mark.parametrize("mu_dtype", ["float32", "bfloat16", "float16"])
+def test_gradients_outside_the_dtype_of_m(mu_dtype):
+    """Of float64 m holds 0 or its largest number, and updates are finite; s = 1 is held by "ema".
+
+    Without eps the scale of 1e-60 is infinite in float32.
+    """
+    windows = ("sliding", "hopping", "ema")
+    txs = {w: scale_by_adashift(2, eps=0, window=w, mu_dtype=mu_dtype) for w in windows}
+    updates = scan_all(txs, np.outer(np.ones(8), [1e-60, -1e-60]))
+    for window, u in updates.items():
+        held = window == "ema"
+        np.testing.assert_allclose(u[-1], [held, -1.0 * held], rtol=2**-6, err_msg=window)
+    for u in scan_all(txs, np.outer(np.ones(8), [1e60, -1e60])).values():
+        assert np.all(np.isfinite(u))
+        assert np.all(u[-1] * np.array([1.0, -1.0]) > 0)
 
 
 @pytest.mark.parametrize("how", ["eager", "jit"])

@@ -45,9 +45,10 @@ def observed_supports(n, b1, window, elementwise, steps):
     block_update, element_update = jax.jit(block.update), jax.jit(element.update)
     for t in range(1, steps + 1):
         u, block_state = block_update(grads[t - 1], block_state)
+        before = element_state
         _, element_state = element_update(grads[t - 1], element_state)
         in_m = np.flatnonzero(np.abs(u) > 1e-9)  # the recurrence leaves 1e-17 of what has left
-        in_v = np.flatnonzero(element_state.nu)
+        in_v = np.flatnonzero((before if n == 1 else element_state).nu)  # n = 1: of the next step
         yield t, set((in_m + 1).tolist()), set((in_v + 1).tolist())
 
 

@@ -30,6 +30,7 @@ def first_two(tx, params, steps=12):
 
 INJECTED = [{}, {"b1": 0}, {"window": "hopping"}, {"phi": "none", "clip_value": 1.0}]
 INJECTED += [{"queue_dtype": "bfloat16"}, {"b2": 0.9, "eps": 1e-8}, {"block_axes": (0,)}]
+INJECTED += [{"window": "ema"}, {"mu_dtype": "bfloat16"}, {"block_axes": "outputs"}]
 
 
 @pytest.mark.parametrize("kwargs", INJECTED, ids=str)

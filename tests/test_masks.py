@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from common import adafactors
 from flax import linen, nnx
 
 from adashift_optax import adashift, adashiftw
@@ -26,6 +27,8 @@ VARIANTS = {
     "bfloat16": {"queue_dtype": "bfloat16"},
     "float8": {"queue_dtype": "float8_e5m2"},
     "callable phi": {"phi": lambda g2: jnp.max(g2)},
+    "ema": {"window": "ema"},
+    "ema, outputs, b2 schedule": {"window": "ema", "block_axes": "outputs", "b2": adafactors},
 }
 
 

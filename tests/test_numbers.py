@@ -21,12 +21,13 @@ def steps(tx, grads):
     return updates, state
 
 
+@pytest.mark.parametrize("window", ["sliding", "ema"])
 @pytest.mark.parametrize("phi", ["max", "mean", "none"])
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_no_scale_no_update(phi, dtype, x64):
+def test_no_scale_no_update(phi, dtype, window, x64):
     """A block that was 0 so far does not move on its first gradient, but n steps later."""
     grads = [jnp.zeros(3, dtype)] * 5 + [jnp.ones(3, dtype)] * 6
-    updates, _ = steps(scale_by_adashift(2, phi=phi), grads)
+    updates, _ = steps(scale_by_adashift(2, phi=phi, window=window), grads)
     for t, u in enumerate(updates):
         assert np.all(u != 0) == (t >= 7), (t, u)
         assert np.all(np.isfinite(u))
@@ -51,14 +52,18 @@ def test_embedding_rows_that_first_appear_after_100_steps(dtype, x64):
 
 @pytest.mark.parametrize("phi", ["max", "mean", "none"])
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("n", [1, 3])
-def test_extreme_finite_gradients(n, phi, dtype, x64):
+@pytest.mark.parametrize(
+    ("n", "kwargs"),
+    [(1, {}), (3, {}), (1, {"window": "ema"}), (3, {"window": "ema", "warm_start": True})],
+    ids=str,
+)
+def test_extreme_finite_gradients(n, kwargs, phi, dtype, x64):
     """From the smallest to the largest number of each dtype, with zeros between: all finite."""
     info = jnp.finfo(dtype)
     values = [0, info.tiny, 1, info.max, -info.max, info.max, 0, info.smallest_subnormal, 1] * 4
     rng = np.random.default_rng(0)
     grads = [jnp.asarray(rng.permutation([v, 0, v / 3 if v else 0]), dtype) for v in values]
-    updates, state = steps(scale_by_adashift(n, phi=phi), grads)
+    updates, state = steps(scale_by_adashift(n, phi=phi, **kwargs), grads)
     assert np.all(np.isfinite(updates))
     # Only a delayed square may overflow; it is left out when it would enter v.
     assert all(np.all(np.isfinite(x)) for x in jax.tree.leaves(state._replace(nu_queue=None)))
@@ -72,11 +77,12 @@ def test_an_update_too_large_for_its_dtype_is_the_largest_number():
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
 @pytest.mark.parametrize("phi", ["max", "none"])
-def test_a_gradient_that_is_not_finite(bad, phi):
+@pytest.mark.parametrize("n", [1, 2])
+def test_a_gradient_that_is_not_finite(bad, phi, n):
     """It shows in the update, even clipped, and leaves no trace in v."""
     clean = [jnp.ones(2)] * 12
     dirty = [*clean[:4], jnp.array([bad, 1.0]), *clean[5:]]
-    tx = scale_by_adashift(2, phi=phi, clip_value=2.0)
+    tx = scale_by_adashift(n, phi=phi, clip_value=2.0)
     updates, state = steps(tx, dirty)
     assert not np.isfinite(updates[4][0])
     assert np.isfinite(updates[4][1])

@@ -73,7 +73,7 @@ def test_aliases_equal_reference(data, wide, args, rate, decay, seed):
 
 
 @examples(7)
-@given(st.data(), WIDE, arguments(), SEEDS)
+@given(st.data(), WIDE, arguments(warm_start=st.just(False)), SEEDS)
 def test_warm_up_is_exactly_n_zero_updates(data, wide, args, seed):
     """And update n + 1 is not 0, whatever the variant, for gradients of which none is 0."""
     tree, n = data.draw(all_trees(wide, most=3)), args["n"]

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import random_cases as cases
+from common import adafactors, rising
 from random_cases import Leaf
 
 from adashift_optax import adashift, adashiftw, scale_by_adashift
@@ -86,8 +87,10 @@ class Case:
         self.static = {
             "n": int(pick([1, 1, 2, 2, 3, 4, 5])),
             "phi": pick(cases.PHIS),
-            "window": pick(["sliding", "hopping"]),
+            "window": pick(["sliding", "hopping", "ema"]),
+            "warm_start": pick([False, False, True]),
         }
+        self.b2 = pick([None, None, adafactors, rising])  # a schedule
         self.axes = pick(["None", "static", "function"])
         if self.axes == "static":  # for leaves of any rank
             self.leaves = [Leaf(x.shape, x.dtype, (), x.params) for x in self.leaves]
@@ -115,7 +118,7 @@ class Case:
             return float(np.float32(items[rng.integers(len(items))]))
 
         return {
-            "b1": pick([0, 0.5, 0.9, 0.999, rng.uniform(0, 0.9999)]),
+            "b1": pick([0, 0.5, 0.9, 0.999, rng.uniform(0.1, 0.9999)]),
             "b2": pick([0, 0.9, 0.999, rng.uniform(0.1, 0.99999)]),
             "eps": pick([0, 1e-10, 1e-3]),
             "clip": pick([0.25, 1, 1e6]),
@@ -131,6 +134,7 @@ class Case:
             self.clip_kind, lambda t: x["clip"] * (t % 3)
         )
         kwargs = {name: x[name] for name in ("b1", "b2", "eps")} | cases.library(self.static)
+        kwargs["b2"] = self.b2 or kwargs["b2"]
         kwargs |= {"clip_value": clip, "block_axes": block_axes, "queue_dtype": self.queue}
         if self.make is not scale_by_adashift:
             kwargs["learning_rate"] = x["rate"]
@@ -144,12 +148,13 @@ class Case:
         clip = {"None": None, "number": x["clip"]}.get(
             self.clip_kind, lambda t: x["clip"] * (t % 3)
         )
-        sliding = window == "sliding" or n == 1
-        in_window = sliding and n > 1 and (self.traced or x["b1"] > 0)
+        queued = window != "hopping" and n > 1
+        in_window = window == "sliding" and n > 1 and (self.traced or x["b1"] > 0)
         g = np.asarray(g, leaf.held if g.dtype.kind != "c" else np.result_type(leaf.held, "c8"))
         m = rounded(g, self.queue if in_window else None, leaf)
         args = {name: x[name] for name in ("b1", "b2", "eps")} | self.static
-        of = list(rounded(g, self.queue if phi == "none" and sliding else None, leaf))
+        args["b2"] = self.b2 or args["b2"]
+        of = list(rounded(g, self.queue if phi == "none" and queued else None, leaf))
         want, allowed = cases.expected(leaf, m, **args, clip_value=clip, axes=leaf.axes, of=of)
         if self.make is scale_by_adashift:
             return want, allowed
@@ -214,6 +219,9 @@ def test_a_trace_of_every_axis():
     made = [Case(seed) for seed in range(36)]
     assert {c.queue for c in made} == set(QUEUES)
     assert {c.static["phi"] for c in made} == set(cases.PHIS)
+    assert {c.static["window"] for c in made} == {"sliding", "hopping", "ema"}
+    assert {c.static["warm_start"] for c in made} == {False, True}
+    assert {c.b2 for c in made} == {None, adafactors, rising}
     assert {c.make for c in made} == {scale_by_adashift, adashift, adashiftw}
     for name in ("axes", "clip_kind", "traced", "wide"):
         assert len({getattr(c, name) for c in made}) == (2 if name in ("traced", "wide") else 3)

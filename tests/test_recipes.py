@@ -142,6 +142,7 @@ KINDS = {
     "max": {},
     "mean, hopping": {"phi": "mean", "window": "hopping"},
     "b1=0": {"b1": 0},
+    "ema": {"window": "ema"},
     "float8": {"queue_dtype": "float8_e5m2"},
     "none, float8": {"phi": "none", "queue_dtype": "float8_e5m2"},
 }

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from common import exact_in_8_bits, make_grads, worst_error
+from common import exact_in_8_bits, make_grads, rising, worst_error
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 from test_sharding import make_mesh
@@ -25,6 +25,10 @@ VARIANTS = {
     "mean_hopping": {"phi": "mean", "window": "hopping"},
     "float8": {"queue_dtype": "float8_e5m2"},
     "none_float8": {"phi": "none", "queue_dtype": "float8_e4m3fn"},
+    "mean_ema_b2": {"phi": "mean", "window": "ema", "b2": rising},
+    "none_ema": {"phi": "none", "window": "ema"},
+    "warm": {"warm_start": True, "b2": rising},
+    "warm_mean_hopping": {"phi": "mean", "window": "hopping", "warm_start": True},
 }
 
 
@@ -59,10 +63,10 @@ def test_phi_is_that_of_the_whole_block(variant):
     for g in grads:
         u, state = update(placed(mesh, g), state)
         updates.append(u)
-    phi, window = kwargs.get("phi", "max"), kwargs.get("window", "sliding")
+    args = (3, 0.9, kwargs.get("b2", 0.999), 1e-10, kwargs.get("phi", "max"))
+    others = {"window": kwargs.get("window", "sliding"), "warm": "warm_start" in kwargs}
     for name in SHAPES:
-        args = (3, 0.9, 0.999, 1e-10, phi)
-        assert worst_error(updates, grads, name, *args, window=window) < 2e-5, name
+        assert worst_error(updates, grads, name, *args, **others) < 2e-5, name
 
 
 @pytest.mark.parametrize("phi", ["max", "mean"])
@@ -85,7 +89,7 @@ def test_without_axis_name(phi):
 
 @pytest.mark.parametrize("how", ["jit", "shard_map"])
 @pytest.mark.parametrize("phi", ["max", "mean"])
-@pytest.mark.parametrize("window", ["sliding", "hopping"])
+@pytest.mark.parametrize("window", ["sliding", "hopping", "ema"])
 def test_one_number_per_block_is_all_that_is_communicated(how, phi, window):
     mesh = make_mesh(AxisType.Auto)
     params = placed(mesh, make_grads(1, SHAPES, np.float32)[0])

@@ -33,6 +33,8 @@ SOAKS = {
     "n_40_b1_0.999": {"n": 40, "b1": 0.999},
     "n_40_b1_0.999_bfloat16": {"n": 40, "b1": 0.999, "dtype": "bfloat16"},
     "n_40_hopping": {"n": 40, "b1": 0.999, "window": "hopping"},
+    "ema": {"window": "ema"},
+    "ema_n_1_b1_0.95": {"n": 1, "b1": 0.95, "window": "ema"},
 }
 
 
@@ -59,12 +61,21 @@ def soak(tx, grads, dtype, window):
     return loop(state, chunks)
 
 
+def scaled(grads, n, b2):
+    """Each gradient over the root of its vhat, whose blocks are steps: s_t, 0 for t <= n."""
+    v, scales = 0.0, [np.inf] * n
+    for k, x in enumerate(np.max(grads[:-n] ** 2, 1).tolist(), 1):
+        v = b2 * v + (1 - b2) * x
+        scales.append((v / (1 - b2**k)) ** 0.5)
+    return grads / np.array(scales)[:, None]
+
+
 @pytest.mark.parametrize("name", SOAKS)
 def test_a_million_updates_do_not_drift(name, grads):
     """m stays within 1e-5 of its exact window, v as near to its exact mean as it can.
 
-    Relative to the window of |g|, which, unlike m, is never near 0: an error of 1e-5 of it moves
-    no update by more than 1e-5 of a typical one.
+    Relative to the window of |g| (for "ema" of |s|, of as many as have a weight), which, unlike m,
+    is never near 0: an error of 1e-5 of it moves no update by more than 1e-5 of a typical one.
     """
     args = {"n": 10, "b1": 0.9, "phi": "max", "window": "sliding"} | SOAKS[name]
     dtype = args.pop("dtype", "float32")
@@ -72,14 +83,17 @@ def test_a_million_updates_do_not_drift(name, grads):
     state, mus = soak(scale_by_adashift(**args, b2=b2), grads, dtype, window)
     seen = grads.astype(jnp.dtype(dtype))
     exact = seen.astype(jnp.dtype(args.get("queue_dtype") or dtype)).astype(np.float64)
-    worst, plain = 0.0, 0.0
+    worst, plain, length = 0.0, 0.0, n
+    if window == "ema":
+        exact, length = scaled(exact, n, b2), min(int(40 / (1 - b1)), EVERY - n)
     for i, m in enumerate(np.asarray(mus, np.float64)):
         t = EVERY * (i + 1)
         if window == "hopping":
             m = m[0 if (t - 1) % n >= n // 2 else 1]
-        # The weights are 0 beyond n gradients, and periodic in t
-        w = reference.WINDOWS[window](n, b1, 2 * n + t % n)[:n]
-        latest = exact[t - n : t][::-1]
+        # The weights are 0 beyond n gradients, and periodic in t; those of "ema" beyond `length`
+        start = length + n if window == "ema" else 2 * n + t % n
+        w = reference.WINDOWS[window](n, b1, start)[:length]
+        latest = exact[t - length : t][::-1]
         error = np.abs(m - w @ latest)
         worst = max(worst, np.max(error / (w @ np.abs(latest))))
         plain = max(plain, np.max(error / np.abs(w @ latest)))
@@ -110,8 +124,9 @@ def test_count_saturates_and_the_ring_still_turns(variant, n):
     turn = n * (n + 1)  # of the clock: all turns of the ring and of the hops
     rng = np.random.default_rng(0)
     grads = rng.standard_normal((turn + 2 + 3 * turn, 3, 2)).astype(np.float32)
-    # b2^k is 0 for a count this large
-    tx = scale_by_adashift(n, b2=0.9, **VARIANTS[variant])
+    # b2^k is 0 for a count this large; as a schedule it is one that does not change any more
+    b2 = {"b2": (lambda k: 0.9) if "b2" in VARIANTS[variant] else 0.9}
+    tx = scale_by_adashift(n, **VARIANTS[variant] | b2)
 
     def step(state, g):
         updates, state = tx.update(g, state)

@@ -1,13 +1,14 @@
 """What the compiled program does with the state: in place, no recompilation, stable types."""
 
 import functools
+import itertools
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from common import compile_donated, train_step
+from common import adafactors, compile_donated, train_step
 
 from adashift_optax import ScaleByAdashiftState, scale_by_adashift, state_bytes
 
@@ -65,19 +66,50 @@ VARIANTS = {
     "bfloat16": {"queue_dtype": "bfloat16"},
     "float16_none": {"queue_dtype": "float16", "phi": "none"},
     "float8": {"queue_dtype": "float8_e4m3fn"},
+    "mu_bfloat16": {"mu_dtype": "bfloat16"},
+    "hopping_mu_bfloat16": {"window": "hopping", "mu_dtype": "bfloat16"},
+    "hopping_none_b2": {"window": "hopping", "phi": "none", "b2": adafactors},
+    "warm": {"warm_start": True},
+    "warm_none": {"phi": "none", "warm_start": True},
+    "warm_hopping_none": {"window": "hopping", "phi": "none", "warm_start": True},
+    "ema": {"window": "ema"},
+    "ema_none": {"window": "ema", "phi": "none"},
+    "ema_outputs_b2": {
+        "window": "ema",
+        "phi": "mean",
+        "block_axes": "outputs",
+        "b2": adafactors,
+    },
+    "warm_ema_factored": {
+        "window": "ema",
+        "phi": "factored",
+        "mu_dtype": "bfloat16",
+        "warm_start": True,
+    },
 }
 
 
 # Every layout that a field of the state has: enough for what only carries the state along.
 LAYOUTS = ("max", "axes", "b1_0", "hopping_factored", "hopping_none", "float16_none")
+LAYOUTS += ("ema_none", "ema_outputs_b2")
 
 
-@pytest.mark.parametrize("n", [1, 2, 10, 40])
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize(
+    ("variant", "n"),
+    [*itertools.product(VARIANTS, (1, 2, 10)), *((layout, 40) for layout in LAYOUTS)],
+)
 def test_donated_step_is_in_place(variant, n):
-    """Less than a tenth of one slot is temporary: no copy of the queue, nor of one leaf."""
-    compiled = step_of(scale_by_adashift(n, **VARIANTS[variant]))
-    assert temporary_bytes(compiled) < LEAF_BYTES / 10
+    """Less than a tenth of one slot is temporary: no copy of the queue, nor of one leaf.
+
+    But XLA on CPU copies a v that it reads and replaces where it stores nothing else as large: with
+    n = 1 and without momentum. State and copy are then what a ring of one slot and v would be.
+    """
+    tx = scale_by_adashift(n, **VARIANTS[variant])
+    temporary = temporary_bytes(step_of(tx))
+    if n == 1 and VARIANTS[variant].get("phi") == "none" and tx.init(tree()).mu is None:
+        assert temporary + state_bytes(tx, tree()) < 2.02 * LEAF_BYTES
+    else:
+        assert temporary < LEAF_BYTES / 10
 
 
 def test_the_assertion_on_temporaries_can_fail():
@@ -98,7 +130,7 @@ def test_scan_needs_no_more_than_around_adam(variant):
     """Beside what Adam's loop needs only the gradient, which a reduction reads as well as the
     update; with phi="none" not even that. Never the queue."""
     compiled = loop_of(scale_by_adashift(10, **VARIANTS[variant]))
-    gradient = LEAF_BYTES * (VARIANTS[variant].get("phi") != "none" or "float16" in variant)
+    gradient = LEAF_BYTES * (VARIANTS[variant].get("phi") != "none" or variant == "float16_none")
     more = gradient + LEAF_BYTES / 100
     assert temporary_bytes(compiled) <= temporary_bytes_of_adam(loop_of) + more
 
@@ -119,27 +151,49 @@ def test_wrappers_add_no_more_than_they_add_to_adam(wrap, variant):
     assert temporary_bytes(compiled) <= temporary_bytes_of_adam(step_of, wrap) + 2 * LEAF_BYTES
 
 
-def test_bytes_of_state():
-    """Bytes per parameter: slots, m and v, and beside them a few numbers per leaf."""
-    params = {f"w{i}": jax.ShapeDtypeStruct((1024, 1024), jnp.float32) for i in range(8)}
-    params |= {f"b{i}": jax.ShapeDtypeStruct((1024,), jnp.float32) for i in range(8)}
+# Bytes per parameter: slots, m and v. With bfloat16 parameters all are the same.
+BYTES = [
+    (48, {}),
+    (26, {"queue_dtype": "bfloat16"}),
+    (15, {"queue_dtype": "float8_e5m2"}),
+    (52, {"phi": "none"}),
+    (0, {"b1": 0}),
+    (0, {"b1": 0, "phi": "factored"}),
+    (4, {"b1": 0, "phi": "none", "n": 1}),
+    *((8, {"window": "hopping", "n": n}) for n in (2, 10, 40, 1000)),
+    *((20, {"window": "hopping", "phi": "none", "n": n}) for n in (2, 10, 40, 1000)),
+    (8, {"window": "hopping", "phi": "factored"}),
+    (4, {"window": "ema"}),
+    (4, {"window": "ema", "phi": "factored"}),
+    (4, {"window": "ema", "phi": "mean", "block_axes": "outputs"}),
+    (8, {"window": "ema", "phi": "none", "n": 1}),
+    (24, {"window": "ema", "phi": "none", "n": 3}),
+]
+# With a bfloat16 m: 2 less for each mean.
+NARROW_MEANS = [
+    (46, {}),
+    (4, {"window": "hopping"}),
+    (2, {"window": "ema"}),
+    (2, {"window": "ema", "phi": "factored"}),
+    (2, {"window": "ema", "phi": "mean", "block_axes": "outputs"}),
+    (6, {"window": "ema", "phi": "none", "n": 1}),
+    (22, {"window": "ema", "phi": "none", "n": 3}),
+]
+BYTES += [(size, {**kwargs, "mu_dtype": "bfloat16"}) for size, kwargs in NARROW_MEANS]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_bytes_of_state(dtype):
+    """Beside them a few numbers per leaf, or per row and column."""
+    params = {f"w{i}": jax.ShapeDtypeStruct((1024, 1024), dtype) for i in range(8)}
+    params |= {f"b{i}": jax.ShapeDtypeStruct((1024,), dtype) for i in range(8)}
     size = sum(p.size for p in params.values())
-
-    def per_parameter(n=10, **kwargs):
-        return state_bytes(scale_by_adashift(n, **kwargs), params) / size
-
-    assert 48 <= per_parameter() <= 48.1
-    assert 26 <= per_parameter(queue_dtype="bfloat16") <= 26.1
-    assert 15 <= per_parameter(queue_dtype="float8_e5m2") <= 15.1
-    assert 52 <= per_parameter(phi="none") <= 52.1
-    assert per_parameter(b1=0) <= 0.1
-    assert 8 <= per_parameter(1, b1=0, phi="none") <= 8.1
-    for n in (2, 10, 40, 1000):
-        assert 8 <= per_parameter(n, window="hopping") <= 8.1
-        assert 20 <= per_parameter(n, window="hopping", phi="none") <= 20.1
-    assert 8 <= per_parameter(window="hopping", phi="factored") <= 8.2
-    assert per_parameter(b1=0, phi="factored") <= 0.2
-    assert state_bytes(optax.scale_by_adam(), params) == 8 * size + 4
+    for wanted, kwargs in BYTES:
+        found = state_bytes(scale_by_adashift(**{"n": 10, **kwargs}), params) / size
+        few = 0.2 if kwargs.get("phi") == "factored" else 0.1
+        assert wanted <= found <= wanted + few, kwargs
+    of_adam = {"float32": 8, "bfloat16": 4}[dtype]  # it holds all in the dtype of the parameters
+    assert state_bytes(optax.scale_by_adam(), params) == of_adam * size + 4
     real = {"w": jnp.ones((3, 4))}
     held = sum(x.nbytes for x in jax.tree.leaves(scale_by_adashift(3).init(real)))
     assert state_bytes(scale_by_adashift(3), real) == held
@@ -156,8 +210,16 @@ def test_fields_as_documented():
     assert (state.mu, state.queue) == (None, None)
     assert (state.nu["a"].shape, state.nu_queue["a"].shape) == ((2, 1), (6, 2, 1))
     state = scale_by_adashift(1, phi="none").init(params)
-    assert (state.mu, state.nu_queue) == (None, None)
-    assert (state.nu["a"].shape, state.queue["a"].shape) == ((2, 3), (1, 2, 3))
+    assert (state.mu, state.queue, state.nu_queue) == (None, None, None)
+    assert (state.nu["a"].shape, state.log_b2) == ((2, 3), None)
+    state = scale_by_adashift(1, window="ema", mu_dtype="float16", b2=adafactors).init(params)
+    assert (state.queue, state.nu_queue) == (None, None)
+    assert (state.mu["a"].shape, state.mu["a"].dtype) == ((2, 3), jnp.float16)
+    assert (state.nu[0].shape, state.log_b2.shape, state.log_b2.dtype) == ((2,), (), jnp.float32)
+    state = scale_by_adashift(2, window="ema", phi="none", warm_start=True).init(params)
+    assert (state.mu["a"].shape, state.queue["a"].shape) == ((2, 3), (3, 2, 3))
+    state = scale_by_adashift(2, mu_dtype="bfloat16", window="hopping").init(params)
+    assert [m["a"].dtype for m in state.mu] == [jnp.bfloat16] * 2
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
@@ -190,8 +252,11 @@ def test_types_never_change(variant, param_dtype, grad_dtype):
                 assert updates["w"].dtype == jnp.promote_types(param_dtype, grad_dtype)
         assert update._cache_size() == 1
         assert not any(jax.typeof(x).weak_type for x in jax.tree.leaves(state))
-        wide = jax.tree.leaves(state._replace(queue=None))
+        wide = jax.tree.leaves(state._replace(queue=None, mu=None))
         assert all(x.dtype.itemsize >= 4 for x in wide)
+        mu_dtype = VARIANTS[variant].get("mu_dtype")
+        for m in jax.tree.leaves(state.mu):
+            assert m.dtype == mu_dtype if mu_dtype else m.dtype.itemsize >= 4
         np.testing.assert_allclose(np.asarray(updates["w"], np.float64), 1, rtol=1e-2)
 
 

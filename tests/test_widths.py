@@ -65,7 +65,7 @@ def assert_equals_reference(tree, grads, updates, **args):
     assert not wrong
 
 
-WINDOWS = ("sliding", "hopping")
+WINDOWS = ("sliding", "hopping", "ema")
 PLAIN = [{"phi": phi, "window": w} for phi in ("max", "none", "factored") for w in WINDOWS]
 QUEUED = [{"phi": phi, "queue_dtype": q} for phi in ("max", "none") for q in QUEUES]
 QUEUED += [{"phi": "mean"}, {"phi": "factored", "queue_dtype": "bfloat16"}]
@@ -207,6 +207,10 @@ VARIANTS = {
     "bfloat16": {"queue_dtype": "bfloat16"},
     "float16, none": {"queue_dtype": "float16", "phi": "none"},
     "float8": {"queue_dtype": "float8_e4m3fn"},
+    "mu": {"mu_dtype": "bfloat16"},
+    "ema": {"window": "ema"},
+    "ema, none": {"window": "ema", "phi": "none"},
+    "warm": {"warm_start": True},
 }
 TEMPORARY = [("bfloat16", "bfloat16"), ("float32", "bfloat16"), ("bfloat16", "float32")]
 
@@ -236,7 +240,7 @@ def test_a_donated_step_upcasts_no_whole_gradient(params, grads):
 def test_what_xla_on_cpu_stores_all_the_same(params, grads, limit):
     """Its reductions read no float16, and it keeps real and imaginary parts, for Adam 17 bytes."""
     for kwargs in VARIANTS.values():
-        if not ("queue_dtype" in kwargs and params == "complex64"):
+        if params != "complex64" or not {"queue_dtype", "mu_dtype"} & kwargs.keys():
             assert temporary_bytes(scale_by_adashift(10, **kwargs), params, grads) < limit
     if params == "complex64":
         with jax.numpy_dtype_promotion("standard"):

@@ -30,7 +30,12 @@ def main(argv: list[str] | None = None) -> int:
     add("--epochs", type=positive_int, metavar="N", help=f"default: {epochs}")
     add("--seeds", type=positive_int, default=5, metavar="N", help="default: 5")
     add("--dataset", choices=_data.DATASETS, default="digits", help="default: digits")
-    add("--data-dir", type=Path, help="folder of the original files of MNIST or CIFAR-10")
+    add(
+        "--data-dir",
+        type=Path,
+        help="folder of the original files of MNIST or CIFAR-10 "
+        "(default: the user's cache, into which they are downloaded once)",
+    )
     add("--output", type=Path, default=Path("runs"), help="folder to write to (default: runs)")
     args = parser.parse_args(argv)
     try:

@@ -1,6 +1,7 @@
 """The demo's datasets: scikit-learn's digits, and MNIST and CIFAR-10 from their original files."""
 
 import gzip
+import tarfile
 import zlib
 from pathlib import Path
 from typing import NamedTuple
@@ -10,12 +11,10 @@ import numpy as np
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 
+from adashift_optax.demo._fetch import CIFAR10_ARCHIVE, DataError, fetch
+
 DATASETS = ("digits", "mnist", "cifar10")
 CLASSES = 10
-
-
-class DataError(Exception):
-    """A dataset that cannot be used; the message is one line saying which file and why."""
 
 
 class Examples(NamedTuple):
@@ -34,14 +33,17 @@ class Dataset(NamedTuple):
 
 
 def load(name: str, data_dir: Path | None = None) -> Dataset:
-    """Load one of `DATASETS`; MNIST and CIFAR-10 come from `data_dir` or raise DataError."""
+    """Load one of `DATASETS`; MNIST and CIFAR-10 from `data_dir`, or downloaded once if None.
+
+    `data_dir` or its folder ``mnist`` or ``cifar-10-batches-bin`` has the original files. Raises
+    DataError if they cannot be had or used.
+    """
     if name == "digits":
         pixels, labels = load_digits(return_X_y=True)
         train, test = _split(Examples(pixels.reshape(-1, 8, 8, 1), labels))
         white = np.float32(16)
     else:
-        if data_dir is None:
-            raise DataError(f"--dataset {name} needs --data-dir, the folder of its original files")
+        data_dir = fetch(name) if data_dir is None else data_dir
         if not data_dir.is_dir():
             raise DataError(f"--data-dir {data_dir}: no such folder")
         train, test = (read_mnist if name == "mnist" else read_cifar10)(data_dir)
@@ -56,6 +58,7 @@ def load(name: str, data_dir: Path | None = None) -> Dataset:
 
 def read_mnist(folder: Path) -> tuple[Examples, Examples]:
     """Read MNIST's training and test examples (uint8) from its four IDX files, plain or .gz."""
+    folder = _inner(folder, "mnist")
 
     def read(part: str) -> Examples:
         images, _ = _read_idx(folder, f"{part}-images-idx3-ubyte", (28, 28))
@@ -68,16 +71,24 @@ def read_mnist(folder: Path) -> tuple[Examples, Examples]:
 
 
 def read_cifar10(folder: Path) -> tuple[Examples, Examples]:
-    """Read CIFAR-10's training and test examples (uint8) from the binary version's six files.
+    """Read CIFAR-10's training and test examples (uint8) from the binary version.
 
-    The python version is a pickle, which can run any code when it is loaded: it is not read.
+    That is its archive, or the six files in it. The python version is a pickle, which can run any
+    code when it is loaded: it is not read.
     """
-    inner = folder / "cifar-10-batches-bin"
-    folder = inner if inner.is_dir() else folder
+    archive = folder / CIFAR10_ARCHIVE
+    folder = _inner(folder, "cifar-10-batches-bin")
+    contents = None
+    if archive.exists() and not (folder / "data_batch_1.bin").exists():
+        folder, contents = archive, _unpacked(archive)
 
     def read(name: str) -> Examples:
         path = folder / name
-        data = np.frombuffer(_read_bytes(path, "the binary version of CIFAR-10"), np.uint8)
+        if contents is None:
+            content = _read_bytes(path, "the binary version of CIFAR-10")
+        else:
+            content = contents.get(name, b"")
+        data = np.frombuffer(content, np.uint8)
         if not data.size or data.size % 3073:
             raise DataError(f"{path}: {data.size} bytes, expected a multiple of 3073 (truncated?)")
         rows = data.reshape(-1, 3073)  # the label, then the red, green and blue planes
@@ -87,6 +98,21 @@ def read_cifar10(folder: Path) -> tuple[Examples, Examples]:
     batches = [read(f"data_batch_{i}.bin") for i in range(1, 6)]
     train = Examples(*(np.concatenate(arrays) for arrays in zip(*batches, strict=True)))
     return train, read("test_batch.bin")
+
+
+def _inner(folder: Path, name: str) -> Path:
+    inner = folder / name
+    return inner if inner.is_dir() else folder
+
+
+def _unpacked(path: Path) -> dict[str, bytes]:
+    """The contents of an archive's files by their names."""
+    try:
+        with tarfile.open(path, "r:gz") as archive:
+            files = ((member.name, archive.extractfile(member)) for member in archive)
+            return {Path(name).name: file.read() for name, file in files if file}
+    except (OSError, EOFError, zlib.error, tarfile.TarError) as error:
+        raise DataError(f"{path}: not a whole .tar.gz file: {error}") from error
 
 
 def _read_idx(folder: Path, name: str, item: tuple[int, ...]) -> tuple[np.ndarray, Path]:

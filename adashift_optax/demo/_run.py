@@ -19,10 +19,11 @@ def run(
     numbers, curves = output / f"{dataset}.csv", output / f"{dataset}.png"
     rows: list[_training.Row] = []
     stop = threading.Event()
-    # Raised in the middle of JAX's or NumPy's own code, a KeyboardInterrupt can be lost or crash.
-    previous = signal.signal(signal.SIGINT, lambda *_: stop.set())
+    previous = signal.getsignal(signal.SIGINT)
     try:
-        data = _data.load(dataset, data_dir)
+        data = _data.load(dataset, data_dir)  # may download, which Ctrl-C ends at once
+        # Raised in the middle of JAX's own code, a KeyboardInterrupt can be lost or crash.
+        signal.signal(signal.SIGINT, lambda *_: stop.set())
         output.mkdir(parents=True, exist_ok=True)
         with Progress(console=Console(stderr=True), disable=not sys.stderr.isatty()) as progress:
             task = progress.add_task("training", total=total)

@@ -69,7 +69,7 @@ def squares(blocks: Blocks, path: Any, g: jax.Array) -> tuple[jax.Array, ...]:
         return x.mean(-1, keepdims=True), x.mean(-2, keepdims=True)
     if x.ndim < 2:
         return (x.mean(keepdims=True),)
-    table = path[-1].key == "embedding"
+    table = getattr(path[-1], "key", "") == "embedding"
     return (x.mean(-1 if table else tuple(range(x.ndim - 1)), keepdims=True),)
 
 

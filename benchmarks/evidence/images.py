@@ -10,10 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from adashift_optax.demo._data import load
+from adashift_optax.demo._data import DataError, load
 from benchmarks.evidence.task import Params, Task, dense
 
-FOLDERS = {"mnist": "mnist", "cifar10": "cifar-10-batches-bin"}
 PADDING = 4
 STEM, WIDTHS = 16, (32, 64)
 
@@ -110,8 +109,12 @@ def images(
     batch: int,
     augment: bool = False,
 ) -> Task:
-    """Classifying images; the folder of the original files is in ADASHIFT_DATA."""
-    train, validation, test = load(dataset, _folder(dataset))
+    """Classifying images: of the folder named by ADASHIFT_DATA, or downloaded if it is not set."""
+    folder = os.environ.get("ADASHIFT_DATA")
+    try:
+        train, validation, test = load(dataset, Path(folder) if folder else None)
+    except DataError as error:
+        raise SystemExit(f"{error} (here: with the variable ADASHIFT_DATA)") from error
     mean, std = train.images.mean((0, 1, 2)), train.images.std((0, 1, 2))
     parts = {"train": train, "validation": validation, "test": test}
     data = {k: ((x.images - mean) / std, x.labels) for k, x in parts.items()}
@@ -148,13 +151,3 @@ def images(
         lambda params, data: right(params, *data["test"]),
         in_loop=False,
     )
-
-
-def _folder(dataset: str) -> Path:
-    folder = os.environ.get("ADASHIFT_DATA")
-    if folder is None:
-        raise SystemExit(
-            "ADASHIFT_DATA is not set: set it to the folder that holds the folders "
-            f"{' and '.join(FOLDERS.values())} with the original files of MNIST and CIFAR-10."
-        )
-    return Path(folder) / FOLDERS[dataset]
