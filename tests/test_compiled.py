@@ -150,8 +150,8 @@ def sharded(name):
 def test_on_a_mesh(name):
     """At most one all-reduce per axis of the mesh; for whole leaves, of one number for each.
 
-    No update waits for one, except with phi="factored": its scale needs the mean of v over all
-    rows, and XLA puts that number into the same all-reduce as today's statistics.
+    No update waits for one, except with phi="factored": its scale needs the mean of the rows of v,
+    and XLA puts that number into the same all-reduce as today's statistics.
     """
     compiled = sharded(name)
     assert compiled.waits == name.startswith("factored")
