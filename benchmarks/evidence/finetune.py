@@ -14,7 +14,7 @@ from benchmarks.evidence.task import Params, Task
 from benchmarks.evidence.train import train
 
 LARGE = partial(language.transformer_init, 2, 256)  # 1.73 million parameters
-BATCH = 8
+BATCH = 4
 CACHE = Path("runs/evidence")
 # What the checkpoint is trained with: Adam's defaults, and a seed that no other run has.
 ROW, RATE, SEED = "adamw b1=0.9 b2=.999", 1e-3, 1

@@ -23,11 +23,11 @@ def small(steps: int, batch: int, name: str) -> Task:
 
 
 MAKERS: dict[str, Callable[[str], Task]] = {
-    "language_a": partial(small, 600, 32),
+    "language_a": partial(small, 600, 8),
     "images_a": lambda name: images.images(name, "mnist", images.small_init, images.small, 2, 64),
     "sparse_a": lambda name: sparse.skip_gram(name, "a", 3000),
     "language_b": finetune.large,
-    "lstm_b": lambda name: of_bytes(name, language.lstm_init, language.lstm, "b", 600, 32),
+    "lstm_b": lambda name: of_bytes(name, language.lstm_init, language.lstm, "b", 600, 8),
     "finetune_b": finetune.finetune,
     "images_b": lambda name: images.images(
         name, "cifar10", images.residual_init, images.residual, 5, 128, augment=True
@@ -36,9 +36,9 @@ MAKERS: dict[str, Callable[[str], Task]] = {
     "heavy_b": lambda name: sparse.factorization(
         name, "b", 3000, sparse.of_counts, prose=False, clip=10.0
     ),
+    "delay_2": partial(small, 400, 2),
     "delay_8": partial(small, 400, 8),
     "delay_32": partial(small, 400, 32),
-    "delay_128": partial(small, 400, 128),
 }
 
 
