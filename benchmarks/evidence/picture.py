@@ -1,0 +1,120 @@
+"""The picture of the study: the loss of each family of optimizers against its bytes of state."""
+
+from collections.abc import Iterable
+from typing import Any, NamedTuple
+
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.figure import Figure
+
+from benchmarks.evidence.optimizers import ROWS
+from benchmarks.evidence.statistics import Tuned, best_of, interval, log_ratios
+
+NAMES = {
+    "adamw": "Adam",
+    "adopt": "ADOPT",
+    "nadam": "NAdam",
+    "schedule_free": "schedule-free Adam",
+    "adafactor with momentum": "Adafactor, momentum",
+    "factored_rms": "factored RMS + ema",
+    "mini": "Adam-mini's blocks",
+    "lion": "Lion",
+    "sgd with momentum": "SGD, momentum",
+    "muon": "Muon",
+    "adafactor": "Adafactor",
+    "sgd": "SGD",
+    "ours factored": "AdaShift (factored, ema)",
+    "ours rows": "AdaShift (outputs, ema)",
+    "ours none": "AdaShift (none, ema)",
+    "ours bfloat16": "AdaShift (ema, bfloat16)",
+    "ours factored b1=0": "AdaShift (factored, b1=0)",
+    "ours unclipped": "AdaShift (no global clip)",
+    "paper max": "AdaShift (max, n=10)",
+    "undelayed factored": "factored, no delay",
+}
+OURS, THEIRS, CONTROL = "#0072B2", "#444444", "#999999"
+HIGHEST = 20.0  # percent; what is above is drawn at the top
+GAP = 0.9  # percent between two names
+PLACES = (0, 2, 4, 8, 48)  # bytes of state, side by side
+
+
+class Point(NamedTuple):
+    """A family over some tasks.
+
+    Attributes:
+      size: bytes of state per parameter.
+      percent: how much its loss is above that of the best of 8 bytes, a geometric mean over tasks.
+      half: half of its 95 % interval over seeds; NaN for one seed.
+    """
+
+    family: str
+    size: float
+    percent: float
+    half: float
+
+
+def points(tasks: dict[str, dict[str, Tuned]]) -> list[Point]:
+    """Of each family the row with the lowest mean over `tasks`, the best family first."""
+    shared = set.intersection(*(set(rows) for rows in tasks.values()))
+    best: dict[str, Point] = {}
+    for name in shared:
+        logs = [log_ratios(rows[name], best_of(rows, 8)) for rows in tasks.values()]
+        seeds = set.intersection(*(set(log) for log in logs))
+        mean, half = interval([float(np.mean([log[s] for log in logs])) for s in sorted(seeds)])
+        sizes = [rows[name].records[0].state_bytes for rows in tasks.values()]
+        to_percent = 100 * np.exp(mean)
+        point = Point(ROWS[name].family, float(np.mean(sizes)), to_percent - 100, to_percent * half)
+        if point.family not in best or point.percent < best[point.family].percent:
+            best[point.family] = point
+    return sorted(best.values(), key=lambda point: point.percent)
+
+
+def draw(found: Iterable[Point], title: str) -> Figure:
+    """The points, in a column for each number of bytes."""
+    figure, axes = plt.subplots(figsize=(11, 5.5), layout="constrained")
+    axes.axhline(0, color=THEIRS, linewidth=0.8)
+    found = [p for p in found if p.family in NAMES]
+    lowest = min(p.percent - np.nan_to_num(p.half) for p in found) - GAP
+    for place in range(len(PLACES)):
+        _column(axes, place, [p for p in found if _place(p.size) == place])
+    axes.set_xticks(range(len(PLACES)), [f"{size} bytes" for size in PLACES])
+    axes.set(xlim=(-0.2, len(PLACES) - 0.2), ylim=(lowest, HIGHEST), title=title)
+    axes.set(xlabel="optimizer state per float32 parameter")
+    axes.set(ylabel="loss over that of the best\n8-byte optimizer, %")
+    axes.spines[["top", "right"]].set_visible(False)
+    return figure
+
+
+def _place(size: float) -> int:
+    return int(np.argmin([abs(np.log2(size + 1) - np.log2(place + 1)) for place in PLACES]))
+
+
+def _column(axes: Any, place: int, found: list[Point]) -> None:
+    """The names stand beside the points, moved apart where they would touch."""
+    top = HIGHEST - GAP / 2
+    shown = [min(p.percent, top) for p in found]
+    heights = list(shown)
+    for i in range(1, len(heights)):
+        heights[i] = max(heights[i], heights[i - 1] + GAP)
+    ceiling = top
+    for i in reversed(range(len(heights))):
+        heights[i] = min(heights[i], ceiling)
+        ceiling = heights[i] - GAP
+    for point, at, height in zip(found, shown, heights, strict=True):
+        ours = point.family.startswith(("ours", "paper"))
+        color = OURS if ours else CONTROL if point.family.startswith("undelayed") else THEIRS
+        off = at == top
+        axes.errorbar(
+            place - 0.08,
+            at,
+            yerr=None if off or np.isnan(point.half) else point.half,
+            color=color,
+            marker="^" if off else "o",
+            markersize=6,
+            elinewidth=1,
+        )
+        axes.plot([place - 0.06, place], [at, height], color=color, linewidth=0.5)
+        far = f" {point.percent:+.0f} %" if off and np.isfinite(point.percent) else ""
+        text = NAMES[point.family] + (far or (" (diverged)" if off else ""))
+        style = {"fontsize": 9, "color": color, "fontweight": "bold" if ours else "normal"}
+        axes.text(place + 0.02, height, text, va="center", **style)
