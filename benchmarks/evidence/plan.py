@@ -16,9 +16,9 @@ TASKS_A = ("language_a", "images_a", "sparse_a")
 TASKS_B = {
     "sparse_b": "sparse_a",
     "heavy_b": None,
-    "images_b": "images_a",
     "lstm_b": "language_a",
     "finetune_b": "language_a",
+    "images_b": "images_a",
     "language_b": "language_a",
 }
 # The blocks whose delay is studied at each batch size.
