@@ -10,12 +10,12 @@ import tomllib
 from pathlib import Path
 
 from docutils import nodes
-from latex2mathml.converter import convert
 
 import adashift_optax
 
 DOCS = Path(__file__).parent
 sys.path.insert(0, str(DOCS))
+import formulas  # noqa: E402
 import pages  # noqa: E402
 
 PYPROJECT = tomllib.loads((DOCS.parent / "pyproject.toml").read_text(encoding="utf-8"))
@@ -55,7 +55,7 @@ html_theme = "sphinx_book_theme"
 html_title = f"adashift_optax {version}"
 html_logo = "_static/logo.svg"
 html_favicon = "_static/favicon.svg"
-html_static_path = ["_static"]
+html_static_path = ["_static", "_build/static"]
 html_css_files = ["site.css"]
 html_additional_pages = {"index": "redirect.html"}
 templates_path = ["_templates"]
@@ -73,17 +73,7 @@ html_theme_options = {
     "use_fullscreen_button": False,
 }
 html_math_renderer = "mathml"
-
-
-def _math(translator, node):
-    """Writes a formula as MathML, which browsers show without any script."""
-    block, text = isinstance(node, nodes.math_block), node.astext()
-    if r"\\" in text:  # several lines, aligned at their &
-        text = rf"\begin{{split}}{text}\end{{split}}"
-    translator.body.append(translator.starttag(node, "div" if block else "span", "", CLASS="math"))
-    translator.body.append(convert(text, display="block" if block else "inline"))
-    translator.body.append("</div>\n" if block else "</span>")
-    raise nodes.SkipNode
+formulas.write_font(DOCS / "_build" / "static" / "formulas.woff")
 
 
 def _links(app, path, parent, content):
@@ -113,5 +103,5 @@ def setup(app):
     app.connect("include-read", _links)
     app.connect("source-read", _source)
     app.connect("doctree-read", _captions)
-    app.add_html_math_renderer("mathml", (_math, None), (_math, None))
+    app.add_html_math_renderer("mathml", (formulas.render, None), (formulas.render, None))
     return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -68,9 +68,9 @@ def _downloads(stem: str, cells: list[dict[str, Any]]) -> str:
     names = [f"{stem}.ipynb", f"{stem}.py"]
     if any("from common import" in "".join(cell["source"]) for cell in cells):
         names.append("common.py")
-    links = [f"{{download}}`{name} <{name}>`" for name in names]
-    needs = " Both files import `common.py`, which must lie beside them." if names[2:] else ""
-    return f"Download: {', '.join(links)}.{needs}"
+    links = [f"{{download}}`{name}`" for name in names]
+    needs = " Both import the third file, which must lie beside them." if names[2:] else ""
+    return f"Download this notebook: {', '.join(links)}.{needs}"
 
 
 def first_picture(stem: str) -> tuple[bytes, str]:
