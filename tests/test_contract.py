@@ -222,7 +222,7 @@ def page():
 
 This page is for those who put `adashift` inside another transformation of JAX or Optax. Under each
 one of the first column the updates equal those of a NumPy reference that is wrapped in the same
-way, to a relative 1e-9 in 64 bits. Tests and page are made from the same tables (`tests/contract.py`).
+way, to a relative 1e-9 in 64 bits. Tests and page come from the same tables (`tests/contract.py`).
 
 | under | settings tested | remark |
 |---|---|---|
@@ -238,7 +238,7 @@ Each row is tested for {optimizers}, and in the settings of its second column:
 - **all**: {variants}.
 - **one of each layout**: {layouts}. Some transformations only carry the state along. For them it is
   enough that each field of the state appears once in every form that it can have.
-- Of these names "max" or "none" is `phi`, "ema" or "hopping" `window`, a dtype `queue_dtype`.
+- In these names "max" is a `phi`, "ema" a `window`, and "bfloat16" a `queue_dtype`.
 """
 
 
