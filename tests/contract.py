@@ -187,29 +187,30 @@ LABELS = {name: "train" if trained else "freeze" for name, trained in MASK.items
 
 WRAPPERS = {
     "chain": Wrapper(
-        "With anything before and behind it.",
+        "Other transformations may stand before and behind it.",
         lambda tx: optax.chain(optax.clip(0.5), tx, optax.add_decayed_weights(0.1)),
         variants=LAYOUTS,
     ),
     "masked": Wrapper(
-        "What is masked out has no state.", lambda tx: optax.masked(tx, MASK), frozen=True
+        "A leaf that is masked out has no state.", lambda tx: optax.masked(tx, MASK), frozen=True
     ),
     "partition": Wrapper(
-        "What is frozen has no state.",
+        "A leaf that is frozen has no state.",
         lambda tx: optax.partition({"train": tx, "freeze": optax.set_to_zero()}, LABELS),
         frozen=True,
         variants=LAYOUTS,
     ),
     "leaves that are None": Wrapper(
-        "They have no state.", tree=lambda tree: {**tree, FROZEN: None}, frozen=True
+        "Such leaves have no state.", tree=lambda tree: {**tree, FROZEN: None}, frozen=True
     ),
     "leaves that are MaskedNode": Wrapper(
-        "They have no state.", tree=lambda tree: {**tree, FROZEN: optax.MaskedNode()}, frozen=True
+        "Such leaves have no state.",
+        tree=lambda tree: {**tree, FROZEN: optax.MaskedNode()},
+        frozen=True,
     ),
     "MultiSteps": Wrapper(
-        "It copies the whole state in every step, Adam's too; accumulating outside does not. "
-        "With k micro-steps the parameters first move at micro-step (n + 1) k, with `warm_start` "
-        "at k.",
+        "The parameters first move at micro-step (n + 1) k, with `warm_start` at k. Each call "
+        "copies the whole state, Adam's too; averaging gradients before `update` does not.",
         lambda tx: optax.MultiSteps(tx, 2).gradient_transformation(),
     ),
     "apply_if_finite": Wrapper(
@@ -218,7 +219,7 @@ WRAPPERS = {
         run=rejecting,
     ),
     "inject_hyperparams": Wrapper(
-        'With `static_args=STATIC_ARGS`; where b2 is a schedule, with `(*STATIC_ARGS, "b2")`.',
+        'Pass `static_args=STATIC_ARGS`, and where b2 is a schedule `(*STATIC_ARGS, "b2")`.',
         make=injected,
     ),
     "lookahead": Wrapper(
@@ -232,12 +233,13 @@ WRAPPERS = {
     ),
     "contrib.mechanize": Wrapper("", optax.contrib.mechanize, variants=LAYOUTS),
     "contrib.reduce_on_plateau": Wrapper(
-        "In a chain, with patience + n, because the first n updates are 0, or `warm_start`.",
+        "Put it behind AdaShift. Because the first n updates are zero, pass patience + n, or take "
+        "`warm_start=True`.",
         lambda tx: optax.chain(tx, optax.contrib.reduce_on_plateau(patience=1)),
         extra={"value": 1.0},
         variants=LAYOUTS,
     ),
-    "flatten": Wrapper("All leaves become one, and so one block.", optax.flatten, variants=LAYOUTS),
+    "flatten": Wrapper("All leaves become one leaf: one block.", optax.flatten, variants=LAYOUTS),
     "with_extra_args_support": Wrapper(
         "Further arguments of `update` are ignored.",
         optax.with_extra_args_support,

@@ -92,18 +92,18 @@ def rejecting(step, carry, grads):
 
 
 RUNS = {
-    "eager": ("Operation by operation.", eager),
-    "jax.jit": ("Compiled once.", as_users),
-    "jax.jit, donated": ("In place.", donated),
-    "jax.lax.scan": ("All steps in one program.", scanned),
-    "jax.lax.cond": ("A step that is not taken leaves no trace.", in_cond),
+    "eager": ("Each operation runs alone, without `jax.jit`.", eager),
+    "jax.jit": ("The step is compiled once.", as_users),
+    "jax.jit, donated": ("The state is updated in place.", donated),
+    "jax.lax.scan": ("All steps are one program.", scanned),
+    "jax.lax.cond": ("A step that is not taken changes nothing.", in_cond),
     "jax.vmap": (
-        "Copies with states of their own.",
+        "Each copy has a state of its own.",
         beside_another(lambda step: jax.jit(jax.vmap(step))),
     ),
-    "jax.pmap": ("The same on several devices.", beside_another(jax.pmap)),
+    "jax.pmap": ("Each copy is on a device of its own.", beside_another(jax.pmap)),
     "checkify": (
-        "With `all_checks`: no NaN, no division by 0, no index out of range.",
+        "With `all_checks` it finds no NaN, no division by 0 and no index out of range.",
         checked,
     ),
 }

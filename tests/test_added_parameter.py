@@ -1,4 +1,4 @@
-"""A parameter that is added in mid-run: the recipe of docs/moving.md continues the others."""
+"""A parameter that is added in mid-run: the recipe of docs/recipes.md continues the others."""
 
 import jax
 import jax.numpy as jnp

@@ -2,6 +2,7 @@
 
 import jax
 import numpy as np
+import optax
 import orbax.checkpoint as ocp
 import pytest
 from common import assert_same_bits
@@ -121,3 +122,35 @@ def test_state_of_other_arguments_is_refused_by_name(before, after, tmp_path):
     assert expected in str(by_flax.value)
     with pytest.raises(ValueError, match=f"{was}'\\], where init makes .*{expected}"):
         new.update(params, state, params)
+
+
+REFUSED_BY_UPDATE = [
+    ({"learning_rate": 1e-2}, {"learning_rate": optax.constant_schedule(1e-2)}),
+    ({}, {"b2": lambda k: 1 - k**-0.8}),
+    ({}, {"phi": "none"}),
+    ({}, {"block_axes": (0,)}),
+    ({}, {"b1": 0}),
+]
+
+
+@pytest.mark.parametrize(("before", "after"), REFUSED_BY_UPDATE)
+def test_state_of_another_structure_is_refused(before, after):
+    """As the table of docs/checkpoints.md says."""
+    old, new = (adashift(**{"learning_rate": 0.1, **kwargs}) for kwargs in (before, after))
+    params = make_params(None)
+    with pytest.raises((ValueError, TypeError)):
+        new.update(params, old.init(params), params)
+
+
+def test_orbax_converts_the_momentum_and_flax_does_not(tmp_path):
+    """As the table of docs/checkpoints.md says."""
+    old, new, params = adashift(1e-2), adashift(1e-2, mu_dtype="bfloat16"), make_params(None)
+    state, template = old.init(params), new.init(params)
+    with ocp.StandardCheckpointer() as checkpointer:
+        checkpointer.save(tmp_path / "state", state)
+        checkpointer.wait_until_finished()
+        restored = checkpointer.restore(tmp_path / "state", template)
+    new.update(params, restored, params)
+    by_flax = serialization.from_bytes(template, serialization.to_bytes(state))
+    with pytest.raises(ValueError, match="must belong together"):
+        new.update(params, by_flax, params)

@@ -106,7 +106,7 @@ def test_every_layout_is_among_the_layouts():
 
 
 def differentiate(variant):
-    """By the gradients of all steps: finite, and the reference's derivative."""
+    """The derivative by the gradients of all steps is finite, and is the reference's."""
     rng = np.random.default_rng(2)
     grads, line, *weights = (
         {k: rng.standard_normal((STEPS, *shape)) for k, shape in SHAPES.items()}
@@ -145,7 +145,7 @@ def differentiate(variant):
 
 
 def get(variant):
-    """Every field by its name."""
+    """It finds every field by its name."""
     for tx in ours(variant).values():
         inner = optax.tree.get(tx.init(make_params()), "ScaleByAdashiftState")
         state = optax.chain(optax.identity(), tx).init(make_params())
@@ -155,7 +155,7 @@ def get(variant):
 
 
 def set_(variant):
-    """E.g. the count, and the state goes on from there."""
+    """It sets a field, such as the count, and the state goes on from there."""
     for tx in ours(variant).values():
         state = optax.tree.set(tx.init(make_params()), count=jnp.int32(7))
         assert optax.tree.get(state, "count") == 7
@@ -163,7 +163,7 @@ def set_(variant):
 
 
 def map_params(variant):
-    """What is not shaped like a parameter, as `queue`, goes to `transform_non_params`."""
+    """Arrays of other shapes than a parameter, as `queue`, go to `transform_non_params`."""
     for tx in ours(variant).values():
         state = tx.init(make_params())
         marked = optax.tree.map_params(
@@ -212,7 +212,7 @@ def page():
         if name in WRAPPERS and WRAPPERS[name].variants == LAYOUTS:
             works = "one of each layout"
         for message in {REFUSED[name, variant][1] for variant in refused}:
-            note = f"{note} Else an error: “{message} ...”."
+            note = f"{note} The others raise an error: “{message} ...”."
         lines.append(f"| {name} | {works} | {note.strip()} |")
     table = "\n".join(lines)
     optimizers = ", ".join(f"`{name}`" for name in OPTIMIZERS)
@@ -220,22 +220,25 @@ def page():
     return f"""\
 # What it works with
 
-Every optimizer is tested under everything below: its updates are those of a NumPy reference that
-is wrapped in the same way, in 64 bits to a relative 1e-9. The tests go through the table that this
-page is made from (`tests/contract.py`).
+This page is for those who put `adashift` inside another transformation of JAX or Optax. Under each
+one of the first column the updates equal those of a NumPy reference that is wrapped in the same
+way, to a relative 1e-9 in 64 bits. Tests and page come from the same tables (`tests/contract.py`).
 
-- Optimizers: {optimizers}.
-- Variants: {variants}.
-- One of each layout: {layouts}.
-  In these variants every field of the state has every layout that it has in any variant. They are
-  tested with wrappers that only carry the state along.
-
-| under | variants tested | remark |
+| under | settings tested | remark |
 |---|---|---|
 {table}
 
-Not here, because their pages tell more: meshes, `jax.shard_map`, Flax and checkpoints under
-[sharding](sharding.md); numbers that are not finite under [numerics](numerics.md).
+Other pages tell about meshes and `jax.shard_map` ([Sharding](sharding.md)), saving and restoring
+([Checkpoints](checkpoints.md)), and numbers that are not finite ([Numerics](numerics.md)).
+
+## What is tested in each row
+
+Each row is tested for {optimizers}, and in the settings of its second column:
+
+- **all**: {variants}.
+- **one of each layout**: {layouts}. Some transformations only carry the state along. For them it is
+  enough that each field of the state appears once in every form that it can have.
+- In these names "max" is a `phi`, "ema" a `window`, and "bfloat16" a `queue_dtype`.
 """
 
 

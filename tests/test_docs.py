@@ -23,7 +23,7 @@ CODE = {page: re.findall(r"```python\n(.*?)```", text, re.S) for page, text in P
 pytestmark = pytest.mark.slow
 
 
-@pytest.mark.parametrize("page", sorted(page for page, blocks in CODE.items() if blocks))
+@pytest.mark.parametrize("page", sorted(page for page in CODE if CODE[page] and page != "scripts"))
 def test_code_blocks(page, capsys):
     code = "\n".join(CODE[page])
     with jax.numpy_dtype_promotion("standard"):  # as a user runs it
@@ -33,6 +33,26 @@ def test_code_blocks(page, capsys):
     assert len(printed) == len(expected)
     for line, comment in zip(printed, expected, strict=True):
         assert line.startswith(comment.removesuffix("..."))
+
+
+SCRIPTS = re.findall(r"```python\n(.*?)```\n\n```text\n(.*?)```", PAGES["scripts"], re.S)
+
+
+def words_and_numbers(text):
+    numbers = [float(x.replace(",", "")) for x in re.findall(r"\d[\d,.]*\d", text)]
+    return re.sub(r"\d[\d,.]*\d", "", text), numbers
+
+
+@pytest.mark.parametrize(("script", "printed"), SCRIPTS, ids=["nnx", "linen", "equinox"])
+def test_scripts(script, printed, capsys):
+    """Alone, as a user runs it; it prints the same bytes and, within 3 %, the same accuracies."""
+    with jax.numpy_dtype_promotion("standard"):
+        exec(compile(script, "scripts", "exec"), {})
+    words, numbers = words_and_numbers(capsys.readouterr().out)
+    expected_words, expected = words_and_numbers(printed)
+    assert words == expected_words
+    for number, want in zip(numbers, expected, strict=True):
+        assert number == pytest.approx(want, abs=3 if want <= 100 else 0)
 
 
 def held(tx, dtype):
