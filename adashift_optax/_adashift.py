@@ -61,9 +61,9 @@ class ScaleByAdashiftState(NamedTuple):
       nu: v_t, real, before bias correction; for n = 1 the v of the next step. One block per leaf:
         vectors with one entry per leaf, of 8 leaves each, in the order of ``jax.tree.leaves``. With
         ``block_axes``: a tree like the parameters, where the reduced axes have size 1.
-        ``phi="none"``: a tree like the parameters. ``phi="factored"``: a pair of trees, means of
-        rows [..., rows, 1] and of columns [..., 1, columns]; a leaf of rank < 2 is kept whole in
-        the first.
+        ``phi="none"``: a tree like the parameters. ``phi="factored"``: three trees, means of rows
+        [..., rows, 1], of columns [..., 1, columns] and of both [..., 1, 1]; a leaf of rank < 2 is
+        kept whole in the first, and the others hold one 0 for it.
       queue: a ring of the latest gradients for each leaf, a tree like the parameters. Dtypes
         narrower than 32 bits are held as unsigned integers; where they have fewer exponents than
         the gradients it is a pair: ``held``, that tree, and ``scale``, rings of the powers of 2,

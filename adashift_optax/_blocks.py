@@ -22,6 +22,7 @@ from adashift_optax._boxes import map_leaves, map_to_others, zeros_like
 from adashift_optax._numbers import (
     accumulator_dtype,
     apart_on_cpu,
+    in_range,
     inverse_root,
     inverse_root_of_product,
     mean,
@@ -54,7 +55,7 @@ PHIS = (*REDUCTIONS, "none", "factored")
 
 Cells = TypeVar("Cells")
 Vectors = tuple[jax.Array, ...]
-Pair = tuple[Params, Params]
+Factors = tuple[Params, Params, Params]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -155,37 +156,47 @@ class Axes(Blocks[Params]):
         return jax.tree.map(one, g, like)
 
 
-class Factored(Blocks[Pair]):
-    """Two trees of cells: means of rows [..., rows, 1] and of columns [..., 1, columns].
+class Factored(Blocks[Factors]):
+    """Three trees of cells: means of rows [..., rows, 1], of columns [..., 1, columns] and of both
+    [..., 1, 1]. A leaf of rank < 2 is kept whole in the first; the others have a 0 for it.
 
-    A leaf of rank < 2 is kept whole in the first.
+    The third could be made of the first. But where rows are sharded, that is an all-reduce, and the
+    update would wait for it. tests/test_order.py and tests/test_compiled.py guard this.
     """
 
-    def init(self, params: Params) -> Pair:
-        def one(axis: int, path: KeyPath, p: jax.Array) -> jax.Array:
-            whole = () if axis == -1 else None
-            return _reduced_zeros(path, p, (axis,) if jnp.ndim(p) >= 2 else whole)
+    def init(self, params: Params) -> Factors:
+        def one(axes: tuple[int, ...], path: KeyPath, p: jax.Array) -> jax.Array:
+            whole = () if axes == (-1,) else None
+            return _reduced_zeros(path, p, axes if jnp.ndim(p) >= 2 else whole)
 
-        rows, columns = (map_to_others(partial(one, axis), params, True) for axis in (-1, -2))
-        return rows, columns
+        axes = ((-1,), (-2,), (-2, -1))
+        rows, columns, both = (map_to_others(partial(one, a), params, True) for a in axes)
+        return rows, columns, both
 
-    def reduce(self, g: Updates, like: Pair) -> Pair:
+    def reduce(self, g: Updates, like: Factors) -> Factors:
         def one(axis: int, x: jax.Array, c: jax.Array) -> jax.Array:
             x = squared(x) if x.ndim < 2 else mean(squared(x), axis)
             return jnp.zeros_like(c) if x.size != c.size else x.astype(c.dtype).reshape(c.shape)
 
-        rows = jax.tree.map(partial(one, -1), g, like[0])
-        return rows, jax.tree.map(partial(one, -2), apart_on_cpu(g), like[1])
+        def of_rows(r: jax.Array, c: jax.Array) -> jax.Array:
+            # What joins no row of v must not join their mean: v would be far too small.
+            r = jnp.where(in_range(r), r, 0)
+            return jnp.zeros_like(c) if r.ndim < 2 else mean(r, -2)[..., None, :]
 
-    def scales(self, vhat: Pair, eps: ArrayLike, like: Updates) -> Updates:
+        rows = jax.tree.map(partial(one, -1), g, like[0])
+        columns = jax.tree.map(partial(one, -2), apart_on_cpu(g), like[1])
+        return rows, columns, jax.tree.map(of_rows, rows, like[2])
+
+    def scales(self, vhat: Factors, eps: ArrayLike, like: Updates) -> Updates:
         # vhat = rows x columns / mean(rows), which is Adafactor's.
-        def one(rows: jax.Array, columns: jax.Array) -> jax.Array:
+        def one(rows: jax.Array, columns: jax.Array, of_rows: jax.Array) -> jax.Array:
             if rows.ndim < 2:
                 return inverse_root(rows, eps)
             # The ratio first, because products may underflow; of eighths, because XLA makes a
             # quotient a product with a reciprocal, and that of the largest numbers underflows.
-            rows = rows * 0.125
-            of_rows = mean(rows, -2)[..., None, :]
+            rows, of_rows = rows * 0.125, of_rows * 0.125
+            # It may lack rows. A mean of k numbers >= 0 is at least a kth of each.
+            of_rows = jnp.maximum(of_rows, rows / max(rows.shape[-2], 1))
             share = jnp.where(of_rows > 0, rows / jnp.where(of_rows > 0, of_rows, 1), 0)
             return inverse_root_of_product(share, columns, eps)
 

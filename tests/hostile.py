@@ -58,6 +58,11 @@ def clock(make):
     return lambda state: state._replace(clock={k: make(c) for k, c in state.clock.items()})
 
 
+def with_two_trees(state):
+    """The statistics of rows and columns without their means, which older versions did not keep."""
+    return state._replace(nu=state.nu[:2], nu_queue=state.nu_queue[:2])
+
+
 def narrowed(state):
     return jax.tree.map(lambda x: x.astype("bfloat16") if x.dtype == jnp.float32 else x, state)
 
@@ -211,6 +216,11 @@ BAD = {
     "none to max": (update(ONES, ONES, phi="none", new={}), V, LAYOUT.format("nu")),
     "max to factored": (update(TREE, new={"phi": "factored"}), V, LAYOUT.format("nu")),
     "factored to max": (update(TREE, phi="factored", new={}), V, LAYOUT.format("nu")),
+    "factored, with two trees": (
+        update(TREE, phi="factored", change=with_two_trees),
+        V,
+        apart(r"\.queue\['a'\]", r"\.nu\[2\].*"),
+    ),
     "none to axes": (
         update(TREE, phi="none", new={"block_axes": ()}),
         V,

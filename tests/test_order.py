@@ -2,9 +2,10 @@
 
 v is made of gradients that are n steps old, so an update needs today's gradient element by element
 only. XLA can then make the update in the kernel that makes the gradient (on TPU) or reduce the
-gradient in the kernel of the update (on GPU), and on a mesh it waits for no other device. Here each
-update is followed back, in the program that JAX traces, to everything that it is computed from. The
-program has branches for CPU and for accelerators: both are followed.
+gradient in the kernel of the update (on GPU). Nor does an update need a reduction of the old state.
+On a mesh a reduction is an all-reduce, so no update waits for another device. Here each update is
+followed back, in the program that JAX traces, to everything that it is computed from. The program
+has branches for CPU and for accelerators: both are followed.
 """
 
 import dataclasses
@@ -31,6 +32,7 @@ abs add and bitcast_convert_type broadcast_in_dim clamp convert_element_type cop
 dynamic_update_slice eq ge gt input integer_pow is_finite join le lt max min mul ne neg not or
 reduce_precision select_n sign sqrt square squeeze sub
 """
+ARRAYS = {".mu", ".nu", ".queue", ".nu_queue"}  # the fields of the state that are not scalars
 CALLS = ("jit", "closed_call", "custom_jvp_call", "custom_vjp_call")
 
 
@@ -66,6 +68,15 @@ class Value:
     def reductions(self):
         """The operations on today's gradients behind it that are not element by element."""
         return {x.made_by for x in self.behind() if x.gradients and not _elementwise(x)}
+
+    def reductions_of_state(self):
+        """Those on arrays of the old state, of which an element or a slot may be taken."""
+        taken = ("dynamic_slice", "slice")
+        return {
+            x.made_by
+            for x in self.behind()
+            if x.inputs & ARRAYS and not _elementwise(x) and x.made_by not in taken
+        }
 
 
 def _elementwise(x):
@@ -111,6 +122,12 @@ def follow(closed, inputs, on_cpu=True):
     return [value(x) for x in jaxpr.outvars]
 
 
+def _field(path):
+    """The field of the state, also of one in a chain."""
+    names = [key for key in path if isinstance(key, jax.tree_util.GetAttrKey)]
+    return jax.tree_util.keystr(tuple(names[:1]))
+
+
 def traced(tx, on_cpu=True):
     """The updates, by name, and the new state, as values of one program."""
     params = {name: jax.ShapeDtypeStruct(shape, jnp.float32) for name, shape in SHAPES.items()}
@@ -119,7 +136,7 @@ def traced(tx, on_cpu=True):
     old = jax.tree_util.tree_leaves_with_path(state)
     names = [
         *SHAPES,
-        *(jax.tree_util.keystr(path[:1]) for path, _ in old),
+        *(_field(path) for path, _ in old),
         *["params"] * len(SHAPES),
     ]
     inputs = [
@@ -166,11 +183,15 @@ CASES = [*itertools.product(BLOCKS, WINDOWS), *itertools.product(["elements"], W
 
 @pytest.mark.parametrize(("blocks", "window"), CASES)
 def test_an_update_waits_for_no_reduction(blocks, window):
-    """Each of its elements needs that of today's gradient, and nothing of the other leaves."""
+    """Each of its elements needs that of today's gradient, and nothing of the other leaves.
+
+    Of the old state it needs no reduction.
+    """
     updates, _ = traced(adashift(0.1, **BLOCKS[blocks], **(WINDOWS | WARM)[window]))
     for name, u in updates.items():
         assert u.shape == SHAPES[name]
         assert not u.reductions(), name
+        assert not u.reductions_of_state(), name
         assert u.gradients == {name}
 
 
