@@ -1,24 +1,19 @@
 """``python -m adashift_optax`` with small budgets."""
 
 import contextlib
-import csv
 import io
 import math
 import os
-import runpy
-import signal
+import re
 import struct
-import sys
-import threading
-from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from demo_runs import read_csv, row, silent_report
 from flax import nnx
 from image_files import write_cifar10, write_mnist
 
@@ -43,32 +38,13 @@ def finished(tmp_path_factory):
     """Run two optimizers on the digits; return exit code, outputs, folder and CSV rows."""
     folder = tmp_path_factory.mktemp("finished") / "new" / "runs"
     out, err = io.StringIO(), io.StringIO()
-    args = ["--optimizers", "adashift", "adam", "adam", "--epochs", str(EPOCHS), "--seeds", "2"]
+    args = ["--optimizers", "adashift-max", "adam", "adam", "--epochs", str(EPOCHS), "--seeds", "2"]
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         code = main([*args, "--output", str(folder)])
     rows = read_csv(folder / "digits.csv")
     return SimpleNamespace(
         code=code, out=out.getvalue(), err=err.getvalue(), folder=folder, rows=rows
     )
-
-
-def read_csv(path: Path) -> list[dict[str, str]]:
-    with path.open(newline="") as file:
-        return list(csv.DictReader(file))
-
-
-def row(**fields: Any) -> _training.Row:
-    values: dict[str, Any] = dict.fromkeys(_training.Row._fields, 0)
-    values.update(optimizer="adam", **fields)
-    return _training.Row(**values)
-
-
-def one_line_on_stderr(capsys) -> str:
-    out, err = capsys.readouterr()
-    assert out == ""
-    assert err.endswith("\n")
-    assert len(err.splitlines()) == 1
-    return err
 
 
 def test_csv_has_a_finite_row_per_optimizer_rate_seed_and_epoch(finished):
@@ -82,7 +58,7 @@ def test_csv_has_a_finite_row_per_optimizer_rate_seed_and_epoch(finished):
         (name, rate, seed, epoch)
         for rate in _training.LEARNING_RATES
         for seed in (0, 1)
-        for name in ("adashift", "adam")
+        for name in ("adashift-max", "adam")
         for epoch in range(1, EPOCHS + 1)
     ]
     for r in finished.rows:
@@ -96,7 +72,7 @@ def test_csv_has_a_finite_row_per_optimizer_rate_seed_and_epoch(finished):
 
 def test_table_reports_the_rate_with_the_least_validation_loss(finished):
     last = [r for r in finished.rows if int(r["epoch"]) == EPOCHS]
-    for name in ("adashift", "adam"):
+    for name in ("adashift-max", "adam"):
         of_rate = {
             rate: [r for r in last if r["optimizer"] == name and float(r["learning_rate"]) == rate]
             for rate in _training.LEARNING_RATES
@@ -107,15 +83,20 @@ def test_table_reports_the_rate_with_the_least_validation_loss(finished):
         accuracies = [float(r["test_accuracy"]) for r in of_rate[best]]
         losses = [float(r["test_loss"]) for r in of_rate[best]]
         assert min(accuracies) > 0.8
-        speeds = [float(r["steps_per_second"]) for r in finished.rows if r["optimizer"] == name]
-        (line,) = [line for line in finished.out.splitlines() if line.startswith(f"│ {name} ")]
-        assert [cell.strip() for cell in line.split("│")[2:6]] == [
+        speed, adam = (
+            np.median([float(r["steps_per_second"]) for r in finished.rows if r["optimizer"] == o])
+            for o in (name, "adam")
+        )
+        label = _training.OPTIMIZERS[name].label
+        (line,) = [line for line in finished.out.splitlines() if line.startswith(label)]
+        assert re.split("  +", line) == [
+            label,
             f"{best:g}",
             f"{np.mean(accuracies):.2%} ± {np.std(accuracies, ddof=1):.2%}",
-            f"{np.mean(losses):.4f} ± {np.std(losses, ddof=1):.4f}",
-            f"{np.median(speeds):,.0f}",
+            f"{np.mean(losses):.3f} ± {np.std(losses, ddof=1):.3f}",
+            f"{adam / speed:.2f}",
+            f"{int(of_rate[best][0]['state_bytes']):,}",
         ]
-        assert f"{int(last[0]['state_bytes']):,}" in finished.out
 
 
 def test_state_bytes_are_those_of_the_optimizers(finished):
@@ -123,18 +104,28 @@ def test_state_bytes_are_those_of_the_optimizers(finished):
     size = sum(leaf.nbytes for leaf in jax.tree.leaves(params))
     state_bytes = {r["optimizer"]: int(r["state_bytes"]) for r in finished.rows}
     assert state_bytes["adam"] == 2 * size + 4
-    assert 10 * size < state_bytes["adashift"] < 13 * size
+    assert 10 * size < state_bytes["adashift-max"] < 13 * size
 
 
-def test_only_whole_files_are_left_and_no_bar_without_a_terminal(finished):
+def test_only_whole_files_are_left(finished):
     assert sorted(path.name for path in finished.folder.iterdir()) == ["digits.csv", "digits.png"]
     png = (finished.folder / "digits.png").read_bytes()
     assert png.startswith(b"\x89PNG\r\n\x1a\n")
-    assert struct.unpack(">II", png[16:24]) == (1000, 400)
+    assert struct.unpack(">II", png[16:24]) == (1200, 420)
     assert str(finished.folder / "digits.csv") in finished.out
     assert str(finished.folder / "digits.png") in finished.out
-    assert finished.err == ""
-    assert "\x1b" not in finished.out
+
+
+def test_progress_is_plain_lines_where_there_is_no_terminal(finished):
+    lines = finished.err.splitlines()
+    assert lines[:3] == [
+        "compiling the network ...",
+        "compiling AdaShift (max, n=10) ...",
+        "compiling Adam ...",
+    ]
+    runs = 2 * 2 * RATES
+    assert lines[-1] == f"{runs} of {runs} runs done"
+    assert (finished.out + finished.err).replace("±", "").replace("\n", "").isprintable()
 
 
 @pytest.mark.parametrize("dataset", ["mnist", "cifar10"])
@@ -158,7 +149,7 @@ def test_seeds_repeat_and_differ_and_one_compilation_serves_the_grid(monkeypatch
 
     monkeypatch.setattr(_training, "train_epoch", SimpleNamespace(lower=lower))
     data = _data.load("digits")
-    runs = [list(_training.compare(data, ["adam"], 1, 2, threading.Event())) for _ in range(2)]
+    runs = [list(_training.compare(data, ["adam"], 1, 2, silent_report())) for _ in range(2)]
     assert len(lowered) == len(runs)
     numbers = [[rows[0][4:9] for rows in run] for run in runs]
     assert numbers[0] == numbers[1]
@@ -171,12 +162,13 @@ def test_seeds_vary_both_initialization_and_order(monkeypatch, module, name):
     original = getattr(module, name)
     monkeypatch.setattr(_training, "LEARNING_RATES", (0.01,))
     monkeypatch.setattr(module, name, lambda seed: original(0))
-    runs = _training.compare(data, ["adam"], 1, 2, threading.Event())
+    runs = _training.compare(data, ["adam"], 1, 2, silent_report())
     assert len({rows[0].train_loss for rows in runs}) == 2
 
 
 def test_every_optimizer_gets_clipped_gradients(monkeypatch):
-    monkeypatch.setitem(_training.OPTIMIZERS, "sgd", optax.sgd)
+    sgd = _training.Optimizer("SGD", optax.sgd)
+    monkeypatch.setitem(_training.OPTIMIZERS, "sgd", sgd)
     optimizer = _training.make_optimizer("sgd", 0.5)
     grads = jnp.array([30.0, 40.0], jnp.float32)
     updates, _ = optimizer.update(grads, optimizer.init(grads), grads)
@@ -205,41 +197,6 @@ def test_mean_and_deviation_over_seeds():
     assert _results.over_seeds(rows[:2], "test_loss")[1].tolist() == [0, 0]
 
 
-def test_ctrl_c_keeps_the_finished_runs(tmp_path, monkeypatch, capsys):
-    replace, replaced = os.replace, []
-
-    def interrupted(*args):
-        replaced.append(args)
-        if len(replaced) == 2:
-            signal.raise_signal(signal.SIGINT)
-        replace(*args)
-
-    monkeypatch.setattr(os, "replace", interrupted)
-    handler = signal.getsignal(signal.SIGINT)
-    (tmp_path / "digits.png").write_bytes(b"curves of an earlier comparison")
-    args = ["--optimizers", "adashift", "adam", "--epochs", "2", "--seeds", "1"]
-    assert main([*args, "--output", str(tmp_path)]) == 130
-    line = one_line_on_stderr(capsys)
-    assert f"2 of {2 * RATES} runs" in line
-    assert str(tmp_path / "digits.csv") in line
-    assert [(r["optimizer"], r["learning_rate"], r["epoch"]) for r in read_csv(replaced[0][1])] == [
-        (name, str(_training.LEARNING_RATES[0]), epoch) for name in args[1:3] for epoch in "12"
-    ]
-    assert [path.name for path in tmp_path.iterdir()] == ["digits.csv"]
-    assert signal.getsignal(signal.SIGINT) is handler
-
-
-def test_ctrl_c_before_the_first_run_ends_writes_nothing(tmp_path, monkeypatch, capsys):
-    def interrupted(*args):
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(_data, "load", interrupted)
-    (tmp_path / "digits.csv").write_text("an earlier comparison")
-    assert main(["--output", str(tmp_path)]) == 130
-    assert "nothing written" in one_line_on_stderr(capsys)
-    assert (tmp_path / "digits.csv").read_text() == "an earlier comparison"
-
-
 def test_failed_write_leaves_the_file_of_before(tmp_path, monkeypatch):
     def full(*args):
         raise OSError("no space left")
@@ -250,52 +207,3 @@ def test_failed_write_leaves_the_file_of_before(tmp_path, monkeypatch):
     with pytest.raises(OSError, match="no space left"):
         _results.write_whole(path, b"after")
     assert [file.read_bytes() for file in tmp_path.iterdir()] == [b"before"]
-
-
-def test_unusable_data_or_output_is_one_line_and_exit_code_2(tmp_path, capsys):
-    file = tmp_path / "file"
-    file.touch()
-    write_mnist(tmp_path)
-    broken = tmp_path / "t10k-images-idx3-ubyte"
-    broken.write_bytes(broken.read_bytes()[:-1])
-    for args, message in [
-        (["--dataset", "cifar10", "--data-dir", str(tmp_path / "nowhere")], "nowhere"),
-        (["--dataset", "cifar10", "--data-dir", str(tmp_path)], "data_batch_1.bin"),
-        (["--dataset", "mnist", "--data-dir", str(tmp_path)], f"{broken}: not a whole IDX file"),
-        (["--output", str(file)], str(file)),
-    ]:
-        assert main(args) == 2
-        assert message in one_line_on_stderr(capsys)
-
-
-@pytest.mark.parametrize(
-    "args", [["--optimizers", "sgdd"], ["--epochs", "0"], ["--seeds", "x"], ["--dataset", "svhn"]]
-)
-def test_bad_arguments_exit_with_code_2(args, capsys):
-    with pytest.raises(SystemExit) as caught:
-        main(args)
-    assert caught.value.code == 2
-    assert f"argument {args[0]}: invalid" in capsys.readouterr().err
-
-
-@pytest.mark.parametrize("package", ["flax", "sklearn", "rich", "matplotlib", "idx2numpy", "pooch"])
-def test_missing_packages_are_one_line_and_exit_code_2(package, tmp_path, monkeypatch, capsys):
-    for name in list(sys.modules):
-        if name.startswith("adashift_optax.demo."):  # so that they are imported again
-            monkeypatch.delattr(name)
-            monkeypatch.delitem(sys.modules, name)
-        if name.split(".")[0] == package:
-            monkeypatch.setitem(sys.modules, name, None)
-    assert main(["--epochs", "1", "--seeds", "1", "--output", str(tmp_path)]) == 2
-    line = one_line_on_stderr(capsys)
-    assert 'pip install "adashift-optax[demo]"' in line
-    assert package in line
-
-
-def test_runs_as_a_module(monkeypatch, capsys):
-    monkeypatch.delitem(sys.modules, "adashift_optax.__main__")
-    monkeypatch.setattr(sys, "argv", ["adashift_optax", "--data-dir", "x", "--dataset", "mnist"])
-    with pytest.raises(SystemExit) as caught:
-        runpy.run_module("adashift_optax", run_name="__main__")
-    assert caught.value.code == 2
-    assert "--data-dir x: no such folder" in one_line_on_stderr(capsys)

@@ -1,6 +1,7 @@
 """The arguments of ``python -m adashift_optax``."""
 
 import argparse
+import io
 import sys
 from pathlib import Path
 
@@ -27,8 +28,8 @@ def main(argv: list[str] | None = None) -> int:
         help=f"of {', '.join(names)} (default: all)",
     )
     epochs = ", ".join(f"{number} for {name}" for name, number in EPOCHS.items())
-    add("--epochs", type=positive_int, metavar="N", help=f"default: {epochs}")
-    add("--seeds", type=positive_int, default=5, metavar="N", help="default: 5")
+    add("--epochs", type=whole_number, metavar="N", help=f"default: {epochs}")
+    add("--seeds", type=whole_number, default=5, metavar="N", help="default: 5")
     add("--dataset", choices=_data.DATASETS, default="digits", help="default: digits")
     add(
         "--data-dir",
@@ -38,6 +39,13 @@ def main(argv: list[str] | None = None) -> int:
     )
     add("--output", type=Path, default=Path("runs"), help="folder to write to (default: runs)")
     args = parser.parse_args(argv)
+    if args.dataset == "digits" and args.data_dir is not None:
+        parser.error(
+            f"argument --data-dir: must not be given with --dataset digits, which reads no files, "
+            f"got {args.data_dir}: leave it out, or add --dataset mnist or cifar10"
+        )
+    if isinstance(sys.stdout, io.TextIOWrapper):  # the paths may have characters that it lacks
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         return _run.run(
             list(dict.fromkeys(args.optimizers)),
@@ -47,14 +55,13 @@ def main(argv: list[str] | None = None) -> int:
             args.data_dir,
             args.output,
         )
-    except (_data.DataError, OSError) as error:
+    except (_data.DataError, _run.OutputError, OSError) as error:
         print(error, file=sys.stderr)
         return 2
 
 
-def positive_int(text: str) -> int:
+def whole_number(text: str) -> int:
     """Parse a whole number of at least 1."""
-    number = int(text)
-    if number < 1:
-        raise ValueError
-    return number
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"must be a whole number of at least 1, got {text!r}")
+    return int(text)

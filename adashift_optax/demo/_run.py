@@ -1,14 +1,27 @@
-"""One comparison from its data to its files, with a progress bar and a clean end on Ctrl-C."""
+"""One comparison from its data to its files, with a clean end on Ctrl-C."""
 
+import contextlib
 import signal
 import sys
-import threading
+from collections.abc import Iterator
 from pathlib import Path
 
-from rich.console import Console
-from rich.progress import Progress
+from adashift_optax.demo import _data, _picture, _results, _table, _training
+from adashift_optax.demo._report import Report
 
-from adashift_optax.demo import _data, _results, _training
+
+class OutputError(Exception):
+    """A folder that cannot be written to; the message is one line saying which and why."""
+
+
+@contextlib.contextmanager
+def _writing_to(output: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        rule = "must be a folder that can be written to, or made"
+        reason = error.strerror or error
+        raise OutputError(f"--output {rule}, got {output} ({reason}): name another") from error
 
 
 def run(
@@ -18,28 +31,24 @@ def run(
     total = len(names) * len(_training.LEARNING_RATES) * seeds
     numbers, curves = output / f"{dataset}.csv", output / f"{dataset}.png"
     rows: list[_training.Row] = []
-    stop = threading.Event()
-    previous = signal.getsignal(signal.SIGINT)
+    previous = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         data = _data.load(dataset, data_dir)  # may download, which Ctrl-C ends at once
-        # Raised in the middle of JAX's own code, a KeyboardInterrupt can be lost or crash.
-        signal.signal(signal.SIGINT, lambda *_: stop.set())
-        output.mkdir(parents=True, exist_ok=True)
-        with Progress(console=Console(stderr=True), disable=not sys.stderr.isatty()) as progress:
-            task = progress.add_task("training", total=total)
-            for finished in _training.compare(data, names, epochs, seeds, stop):
+        with _writing_to(output), Report(total) as report:
+            output.mkdir(parents=True, exist_ok=True)
+            for finished in _training.compare(data, names, epochs, seeds, report):
                 rows += finished
                 _results.save_csv(rows, numbers)
                 curves.unlink(missing_ok=True)  # those of an earlier comparison
-                progress.update(task, advance=1, description=finished[0].optimizer)
-        title = f"{dataset}, {seeds} seed(s), {epochs} epoch(s), learning rate by validation loss"
-        _results.save_figure(_results.select(rows), title, curves)
+                report.finished()
+        with _writing_to(output):
+            _picture.save_figure(_results.select(rows), dataset, curves)
     except KeyboardInterrupt:
         where = f"see {numbers}" if rows else "nothing written"
         print(f"interrupted: {len(rows) // epochs} of {total} runs done, {where}", file=sys.stderr)
-        return 130
+        return 130  # 128 + 2, the number of SIGINT
     finally:
         signal.signal(signal.SIGINT, previous)
-    Console().print(_results.make_table(rows, title))
+    _table.show(rows, dataset)
     print(f"wrote {numbers} and {curves}")
     return 0

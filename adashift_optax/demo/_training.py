@@ -1,7 +1,6 @@
 """Training the network with every optimizer, learning rate and seed."""
 
 import itertools
-import threading
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -16,12 +15,27 @@ from flax import nnx
 from adashift_optax import adashift
 from adashift_optax.demo._data import Dataset, Examples
 from adashift_optax.demo._network import Network
+from adashift_optax.demo._report import Report
 
-OPTIMIZERS: dict[str, Callable[[Any], optax.GradientTransformation]] = {
-    "adashift": adashift,
-    "adam": optax.adam,
-    "amsgrad": optax.amsgrad,
-    "adopt": optax.contrib.adopt,
+
+def half_of_adams_memory(rate: Any) -> optax.GradientTransformation:
+    """Return the recommended setting, whose state is half as large as Adam's."""
+    return adashift(rate, n=1, b1=0.5, phi="factored", window="ema", clip_value=3.0)
+
+
+class Optimizer(NamedTuple):
+    """How tables and pictures call an optimizer, and how it is made from a learning rate."""
+
+    label: str
+    make: Callable[[Any], optax.GradientTransformation]
+
+
+OPTIMIZERS = {
+    "adashift-factored": Optimizer("AdaShift (factored, ema)", half_of_adams_memory),
+    "adashift-max": Optimizer("AdaShift (max, n=10)", partial(adashift, n=10, phi="max")),
+    "adam": Optimizer("Adam", optax.adam),
+    "amsgrad": Optimizer("AMSGrad", optax.amsgrad),
+    "adopt": Optimizer("ADOPT", optax.contrib.adopt),
 }
 LEARNING_RATES = (0.0003, 0.001, 0.003, 0.01, 0.03, 0.1)
 BATCH_SIZE = 64
@@ -45,7 +59,7 @@ class Row(NamedTuple):
 
 def make_optimizer(name: str, learning_rate: Any) -> optax.GradientTransformation:
     """Return the named optimizer behind the gradient clipping that all of them share."""
-    return optax.chain(optax.clip_by_global_norm(1.0), OPTIMIZERS[name](learning_rate))
+    return optax.chain(optax.clip_by_global_norm(1.0), OPTIMIZERS[name].make(learning_rate))
 
 
 @partial(jax.jit, static_argnums=0)
@@ -75,34 +89,65 @@ def train_epoch(
     return carry, losses.mean()
 
 
+@partial(jax.jit, static_argnums=0)
+def scores(graphdef: Any, params: Any, parts: tuple[Examples, Examples]) -> jax.Array:
+    """Return loss and accuracy on each part: four numbers."""
+    return jnp.array([evaluate(graphdef, params, part) for part in parts]).ravel()
+
+
+class Programs:
+    """What a comparison compiles: once, because neither programs nor states depend on the rate."""
+
+    def __init__(self, data: Dataset, names: list[str], seeds: int, report: Report) -> None:
+        self.train, *parts = jax.tree.map(jnp.asarray, data)
+        self.parts = tuple(parts)
+        self.steps = max(1, len(self.train.labels) // BATCH_SIZE)
+        self.inits, self.epochs = {}, {}
+        report.compiling("the network")
+        shape = self.train.images.shape[1:]
+        make_network = nnx.jit(lambda key: Network(shape, nnx.Rngs(key)))
+        networks = [nnx.split(make_network(jax.random.key(seed))) for seed in range(seeds)]
+        # Dictionaries of arrays: JAX flattens them at every call, and Flax's own types slowly.
+        self.starts = [nnx.to_pure_dict(params) for _, params in networks]
+        graphdef, params = networks[0][0], self.starts[0]
+        self.scores = scores.lower(graphdef, params, self.parts).compile()
+        inputs = (jnp.float32(0), self.train, self.order(np.random.default_rng(0)))
+        for name in names:
+            report.compiling(OPTIMIZERS[name].label)
+            self.inits[name] = jax.jit(make_optimizer(name, LEARNING_RATES[0]).init)
+            carry = params, self.inits[name](params)
+            self.epochs[name] = train_epoch.lower(name, graphdef, carry, *inputs).compile()
+
+    def order(self, rng: np.random.Generator) -> jax.Array:
+        """Return the batches of one epoch: rows of indices of examples."""
+        order = rng.permutation(len(self.train.labels))[: self.steps * BATCH_SIZE]
+        return jnp.asarray(order.reshape(self.steps, -1), jnp.int32)
+
+    def run(
+        self, name: str, learning_rate: float, seed: int, epochs: int, report: Report
+    ) -> Iterator[Row]:
+        """Train one optimizer; yield a row after each epoch."""
+        params = jax.tree.map(jnp.copy, self.starts[seed])  # an epoch reuses its memory
+        carry = params, self.inits[name](params)
+        state_bytes = sum(leaf.nbytes for leaf in jax.tree.leaves(carry[1]))
+        rate, rng = jnp.float32(learning_rate), np.random.default_rng(seed)
+        for epoch in range(1, epochs + 1):
+            report.check()
+            inputs = (rate, self.train, self.order(rng))
+            start = time.perf_counter()
+            carry, loss = jax.block_until_ready(self.epochs[name](carry, *inputs))
+            speed = self.steps / (time.perf_counter() - start)
+            numbers = np.asarray(self.scores(carry[0], self.parts)).tolist()
+            row = [name, learning_rate, seed, epoch, float(loss), *numbers, speed, state_bytes]
+            yield Row._make(row)
+
+
 def compare(
-    data: Dataset, names: list[str], epochs: int, seeds: int, stop: threading.Event
+    data: Dataset, names: list[str], epochs: int, seeds: int, report: Report
 ) -> Iterator[list[Row]]:
     """Train each optimizer at each learning rate from each seed; yield the rows of each run."""
-    train, validation, test = jax.tree.map(jnp.asarray, data)
-    size = len(train.labels)
-    steps = max(1, size // BATCH_SIZE)
-    inits = {name: jax.jit(make_optimizer(name, LEARNING_RATES[0]).init) for name in names}
-    programs = {}  # neither these nor the states depend on the learning rate
+    programs = Programs(data, names, seeds, report)
     # All optimizers in turn, so that the load of the machine is the same for their speeds.
     for learning_rate, seed, name in itertools.product(LEARNING_RATES, range(seeds), names):
-        graphdef, params = nnx.split(Network(train.images.shape[1:], nnx.Rngs(seed)))
-        carry = params, inits[name](params)
-        state_bytes = sum(leaf.nbytes for leaf in jax.tree.leaves(carry[1]))
-        rng = np.random.default_rng(seed)
-        rows = []
-        for epoch in range(1, epochs + 1):
-            if stop.is_set():
-                raise KeyboardInterrupt
-            order = rng.permutation(size)[: steps * BATCH_SIZE].reshape(steps, -1)
-            inputs = (jnp.float32(learning_rate), train, jnp.asarray(order, jnp.int32))
-            if name not in programs:  # once for all rates, and not as part of the measured speed
-                programs[name] = train_epoch.lower(name, graphdef, carry, *inputs).compile()
-            start = time.perf_counter()
-            carry, loss = jax.block_until_ready(programs[name](carry, *inputs))
-            speed = steps / (time.perf_counter() - start)
-            metrics = [evaluate(graphdef, carry[0], part) for part in (validation, test)]
-            numbers = [float(number) for number in (loss, *metrics[0], *metrics[1])]
-            row = [name, learning_rate, seed, epoch, *numbers, speed, state_bytes]
-            rows.append(Row._make(row))
-        yield rows
+        report.training(OPTIMIZERS[name].label)
+        yield list(programs.run(name, learning_rate, seed, epochs, report))
