@@ -42,12 +42,14 @@ class Point(NamedTuple):
     """A family over some tasks.
 
     Attributes:
+      row: the name of its best row.
       size: bytes of state per parameter.
       percent: how much its loss is above that of the best of 8 bytes, a geometric mean over tasks.
       half: half of its 95 % interval over seeds; NaN for one seed.
     """
 
     family: str
+    row: str
     size: float
     percent: float
     half: float
@@ -62,8 +64,8 @@ def points(tasks: dict[str, dict[str, Tuned]]) -> list[Point]:
         seeds = set.intersection(*(set(log) for log in logs))
         mean, half = interval([float(np.mean([log[s] for log in logs])) for s in sorted(seeds)])
         sizes = [rows[name].records[0].state_bytes for rows in tasks.values()]
-        to_percent = 100 * np.exp(mean)
-        point = Point(ROWS[name].family, float(np.mean(sizes)), to_percent - 100, to_percent * half)
+        ratio = 100 * np.exp(mean)
+        point = Point(ROWS[name].family, name, float(np.mean(sizes)), ratio - 100, ratio * half)
         if point.family not in best or point.percent < best[point.family].percent:
             best[point.family] = point
     return sorted(best.values(), key=lambda point: point.percent)

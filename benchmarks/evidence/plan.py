@@ -11,7 +11,7 @@ from benchmarks.evidence.optimizers import DELAY, MAIN, ROWS, Row
 from benchmarks.evidence.results import Record
 
 VERSION = 2
-TASKS_A = ("language_a", "images_a", "sparse_a")
+TASKS_A = ("language_a", "sparse_a", "images_a")
 # The task of A whose best rate is the middle of the grid on a task of B. None: that of all.
 TASKS_B = {
     "sparse_b": "sparse_a",

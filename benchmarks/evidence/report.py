@@ -5,12 +5,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+from matplotlib.figure import Figure
 
-from benchmarks.evidence import plan, results
+from benchmarks.evidence import picture, plan, results
 from benchmarks.evidence.optimizers import B2S
 from benchmarks.evidence.statistics import (
     Tuned,
     best_of,
+    finished,
     interval,
     log_ratios,
     percent,
@@ -100,11 +102,26 @@ def of_delay(tasks: dict[str, Rows]) -> str:
     return table(["task", "blocks", *(f"b2={b2}" for b2 in B2S)], lines)
 
 
+def draw(folder: Path) -> Figure:
+    """The picture of the tasks A that are finished."""
+    records = {name: results.read(name, folder) for name in plan.TASKS_A}
+    done = finished(plan.groups_a(), records)
+    if not done:
+        raise SystemExit(f"No task of A is finished in {folder}: run A first.")
+    points = picture.points({name: tuned(records[name], plan.SEEDS["A"]) for name in done})
+    return picture.draw(points, f"The study so far, each optimizer at its best: {', '.join(done)}")
+
+
 def main() -> None:
-    """Print what there is."""
+    """Print what there is, or draw it."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.evidence.report")
     parser.add_argument("--folder", type=Path, default=results.FOLDER)
-    folder = parser.parse_args().folder
+    parser.add_argument("--picture", type=Path, help="draw the finished tasks A into this file")
+    args = parser.parse_args()
+    folder = args.folder
+    if args.picture:
+        draw(folder).savefig(args.picture, dpi=110)
+        return
     for study, names in (("A", plan.TASKS_A), ("B", plan.TASKS_B), ("delay", plan.TASKS_DELAY)):
         tasks = {name: tuned(results.read(name, folder), plan.SEEDS[study]) for name in names}
         tasks = {name: rows for name, rows in tasks.items() if rows}

@@ -59,6 +59,13 @@ def tuned(records: Iterable[Record], seeds: Sequence[int]) -> dict[str, Tuned]:
     return found
 
 
+def finished(groups: Iterable[plan.Group], records: dict[str, list[Record]]) -> list[str]:
+    """The tasks of `groups` of which nothing is left to run."""
+    groups = list(groups)
+    left = {group.task for group in groups if plan.next_cells(group, records[group.task])}
+    return [task for task in dict.fromkeys(group.task for group in groups) if task not in left]
+
+
 def interval(values: Sequence[float]) -> tuple[float, float]:
     """The mean and half of the 95 % interval by Student's t: NaN for one value."""
     n = len(values)
