@@ -30,14 +30,14 @@ def adashift(
     clip_value: optax.ScalarOrSchedule | None = None,
     warm_start: bool = False,
 ) -> optax.GradientTransformationExtraArgs:
-    r"""AdaShift: Adam whose second moment is n steps old, so that it knows nothing of the gradient
-    it scales.
+    r"""AdaShift: Adam, but each gradient is scaled by a v that was made of older gradients only.
 
     In Adam :math:`v_t` contains :math:`g_t^2`, so a large gradient shrinks its own step. AdaShift
-    computes :math:`v_t` from gradients at least n steps old and the momentum from the n newer ones.
-    Per block B of parameters (by default a leaf: one kernel, one bias), with
-    :math:`g_t` the incoming updates, :math:`\phi` = ``phi``, :math:`\beta_1` = ``b1``,
-    :math:`\beta_2` = ``b2``, :math:`\epsilon` = ``eps``, :math:`\alpha_t` = ``learning_rate``:
+    computes :math:`v_t` from gradients at least n steps old and the momentum from the latest n.
+    A block B is a set of elements that share one v: by default a leaf, which is one array of the
+    parameter tree. With :math:`g_t` the incoming updates, :math:`\phi` = ``phi``,
+    :math:`\beta_1` = ``b1``, :math:`\beta_2` = ``b2``, :math:`\epsilon` = ``eps``,
+    :math:`\alpha_t` = ``learning_rate``:
 
     .. math::
 
@@ -51,9 +51,10 @@ def adashift(
     ``warm_start=True``. A block (or element) whose squares were all 0 so far has no scale and gets
     a zero update too.
 
-    Coming from Adam, take about 10 times its learning rate for ``phi="max"``. For transformers
-    take ``phi="none"`` with a short delay and a clip, e.g. ``n=3, clip_value=1.0``, at Adam's
-    learning rate.
+    **The defaults are the paper's.** They need 48 bytes of state for each float32 parameter, and
+    about 10 times Adam's learning rate. We recommend another setting, which needs 4 bytes where
+    Adam needs 8, and works at Adam's learning rate: ``adashift(learning_rate, n=1, b1=0.5,
+    phi="factored", window="ema", clip_value=3.0)``. See ``docs/choosing.md``.
 
     Gradients that are not finite make the update non-finite (use ``optax.apply_if_finite``), but
     :math:`\hat v` ignores squares above half of the largest number of its dtype (with
@@ -74,10 +75,10 @@ def adashift(
     enough, and no gradients are kept, except with ``phi="none"`` and n > 1.
 
     ``window="hopping"`` is a variant of ours, not the paper's: it keeps no gradients, so that its
-    state is as large as Adam's for any n. Two weighted means of the latest gradients are emptied
-    every n steps, n // 2 steps apart, and :math:`m_t` is the older one: it holds between n // 2 + 1
-    and n of the latest gradients instead of always n. :math:`v_t` is the same as above, except with
-    ``phi="none"``, where it takes in squares n // 2 or n - n // 2 at a time, when :math:`m_t` has
+    state is as large as Adam's for any n. We keep two averages of gradients, empty them in turn,
+    each every n steps, and use the older one as :math:`m_t`: it holds between n // 2 + 1 and n of
+    the latest gradients instead of always n. :math:`v_t` is the same as above, except with
+    ``phi="none"``, where squares join it n // 2 or n - n // 2 at a time, when :math:`m_t` has
     dropped them. So m and v still share no gradient.
 
     Args:
@@ -118,7 +119,7 @@ def adashift(
       window: "sliding", the paper's window of the latest n gradients, "hopping" or "ema".
       queue_dtype: None: the queue holds gradients in float32 or wider. Else one of float32,
         bfloat16, float16, float8_e5m2 and float8_e4m3fn: gradients are rounded on entering the
-        queue and the window. Where its exponents are fewer than the gradients', each block is
+        queue and the window. If the dtype has a smaller range than the gradients, each block is
         scaled by a power of 2 to fit: elements far below its largest round to 0. Updates are off
         by up to 2^-8, 2^-11, 2^-3 and 2^-4 (for bfloat16 to float8_e4m3fn) of the terms of m, and
         twice that for ``phi="none"``. Without effect where there is no queue.
