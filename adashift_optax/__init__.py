@@ -1,12 +1,5 @@
 """AdaShift for JAX: decorrelated adaptive steps as an Optax gradient transformation."""
 
-import sys
-
-if sys.argv[:1] == ["-m"]:  # Python is looking for `__main__`; the imports below take a second
-    from adashift_optax._interrupt import end_on_ctrl_c
-
-    end_on_ctrl_c()
-
 from adashift_optax._adashift import ScaleByAdashiftState, scale_by_adashift
 from adashift_optax._alias import adashift, adashiftw
 from adashift_optax._checks import STATIC_ARGS

@@ -10,6 +10,9 @@ def main(argv: list[str] | None = None) -> int:
     except ModuleNotFoundError as error:
         print(f'the demo: {error}; pip install "adashift-optax[demo]"', file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
     return _command.main(argv)
 
 

@@ -90,10 +90,9 @@ def test_ctrl_c_while_jax_compiles(tmp_path, monkeypatch, capsys):
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("module", ["jax", "idx2numpy"])
-def test_ctrl_c_while_python_imports(tmp_path, module):
+def test_ctrl_c_while_python_imports(tmp_path):
     code = "import signal; signal.raise_signal(signal.SIGINT)"
-    (tmp_path / f"{module}.py").write_text(code)
+    (tmp_path / "idx2numpy.py").write_text(code)
     root = Path(adashift_optax.__file__).parent.parent
     command = [sys.executable, "-m", "adashift_optax", "--output", str(tmp_path / "runs")]
     environment = {**os.environ, "PYTHONPATH": f"{tmp_path}{os.pathsep}{root}"}
