@@ -1,5 +1,6 @@
 """The picture of the study: which tasks and which rows it shows."""
 
+import itertools
 import math
 
 import pytest
@@ -50,7 +51,7 @@ def test_names_that_would_touch_are_moved_apart_and_what_is_off_the_scale_says_s
     ]
     (axes,) = picture.draw(points, "title").axes
     heights = sorted(text.get_position()[1] for text in axes.texts)
-    assert min(b - a for a, b in zip(heights, heights[1:], strict=False)) >= 0.99 * picture.GAP
+    assert min(b - a for a, b in itertools.pairwise(heights)) >= 0.99 * picture.GAP
     texts = [text.get_text() for text in axes.texts]
     assert texts == ["Adam", "ADOPT", "NAdam +50 %", "schedule-free Adam (diverged)"]
 
