@@ -1,5 +1,5 @@
 # %% [markdown]
-# # Quickstart: from Adam to AdaShift
+# # A first look
 #
 # AdaShift is Adam with one change: the second moment $v_t$, which scales the step, is made from
 # gradients that are at least $n$ steps old, and the momentum $m_t$ from the $n$ newer ones. The two
