@@ -357,11 +357,12 @@ plt.show()
 # %% [markdown]
 # ## The answer
 #
-# On this problem AdaShift trains neither the critic nor the whole GAN better than Adam, once each of
-# them has the learning rate that suits it. Against a fixed generator Adam ends a little lower than
-# AdaShift with `phi="max"` or `"none"`, although AdaShift looks far better when Adam has a tenth of
-# its best rate. When both networks learn, `phi="max"` ends about as near to the data as Adam, and
-# `phi="none"` ends between level with Adam and 1.5 times as far, depending on the processor.
+# On this problem AdaShift trains neither the critic nor the whole GAN better than Adam, once each
+# of them has the learning rate that suits it. Against a fixed generator Adam ends a little lower
+# than AdaShift with `phi="max"` or `"none"`, although AdaShift looks far better when Adam has a
+# tenth of its best rate. When both networks learn, `phi="max"` ends about as near to the data as
+# Adam, and `phi="none"` ends between level with Adam and 1.5 times as far, depending on the
+# processor.
 
 # %%
 ends = {name: np.median(last(result[2][0])) for name, result in fixed.items()}
