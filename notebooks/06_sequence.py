@@ -227,7 +227,9 @@ with ThreadPoolExecutor(os.cpu_count()) as pool:
 # otherwise a gain from a short momentum would look like a gain from the delay.
 
 # %%
-# Figure: CAPTION1
+# Figure: Test loss for each learning rate. Adam (b1=0.5) and the recommended AdaShift (factored,
+# ema) reach the lowest losses. The other clipped settings come next, then Adam. Points are medians
+# over the seeds, bands are quartiles.
 # Alt: Test loss in nats per token over the learning rate on a logarithmic scale, with one curve
 # for each of eight optimizers.
 STYLES = {
@@ -251,7 +253,10 @@ fig.legend(loc="outside upper center", ncols=2)
 plt.show()
 
 # %% [markdown]
-# FINDINGS1
+# Adam (b1=0.5) reaches the lowest loss, and `AdaShift (factored, ema)` comes next. "none" and
+# "factored" with n = 3 and a clip end between these two and Adam. "mean", and "none" without a
+# clip, gain nothing over Adam. The paper's default "max" needs ten times the learning rate and ends
+# highest. Adam gains as much from a short momentum as AdaShift does, without any delay.
 #
 # ## How large are the steps of rare words?
 #
@@ -279,7 +284,11 @@ fig.legend(*left.get_legend_handles_labels(), loc="outside upper center", ncols=
 plt.show()
 
 # %% [markdown]
-# FINDINGS2
+# Without a clip `phi="none"` exceeds 1000: an element of the embedding moves by more than 1000
+# times the learning rate in one step. The median of the 100 rarest words is larger than that of the
+# 20 most frequent ones. `phi="mean"` has much smaller values, because its one v for the whole leaf
+# also contains the gradients of the frequent words. The curves of AdaShift begin at step 4, because
+# the first n = 3 updates are zero.
 #
 # ## Which clip and which n are best here?
 #
@@ -326,7 +335,11 @@ for ax in (left, right):
 plt.show()
 
 # %% [markdown]
-# FINDINGS3
+# The clip lowers the loss by more than 0.05 nats, although the optimizer without a clip has a
+# learning rate of its own. A long delay raises the loss: n = 10 is worse than n = 3, and n = 40 is
+# more than 0.15 nats worse than Adam. A part of this is the start, because the first n of only 200
+# updates are zero. The hopping window is within 0.05 nats of the sliding one at the same n, and it
+# keeps no queue of gradients. With n = 1 the two windows are the same.
 #
 # ## Which settings are better than Adam, and which are worse?
 #
@@ -383,11 +396,23 @@ header = ("optimizer", "test loss", "minus Adam's", "±", "", "minus Adam (b1=0.
 table((*header, "rate", "bytes per parameter"), lines)
 
 # %% [markdown]
-# FINDINGS4
+# `AdaShift (factored, ema)` ends 0.215 ± 0.021 nats below Adam, with half of Adam's memory. It ends
+# 0.026 ± 0.028 nats above Adam (b1=0.5): five seeds do not separate these two. Every other setting
+# of AdaShift ends above Adam (b1=0.5). "mean" and ADOPT are a little worse than Adam, and "max" is
+# worse by 0.308 ± 0.040 nats.
+#
+# Every row had the same number of learning rates, but the best of 19 rows is also the luckiest. Of
+# 18 intervals of 95 % about one misses the true value by chance. This is one small model, one text
+# and 200 steps.
 #
 # ## The answer
 #
-# ANSWER
+# On this model the recommended setting ends at a lower loss than Adam in half of Adam's memory, but
+# not lower than Adam (b1=0.5), whose momentum is as short and which has no delay: the gain comes
+# from the short momentum. `phi="none"` and "factored" with a clip and n of at most 3 are also
+# better than Adam, while n = 40 and the paper's default, "max" with n = 10, are much worse. A
+# transformer needs the clip because v of a rare word is made of zeros and small numbers, so that an
+# element of the embedding can move by more than 1000 times the learning rate in one step.
 
 # %%
 free = results["AdaShift (none, n=3)"]
@@ -403,9 +428,13 @@ if not QUICK:
     assert gap["AdaShift (none, n=3)"] - gap[clipped(3)] > 0.05
     for name in (clipped(3), clipped(1), "AdaShift (factored, n=3, clip_value=1)"):
         assert verdict(*gaps[name]) == "better"
-    ours = [gap[name] for name in rows if name.startswith("AdaShift")]
-    assert min(ours) > gap["Adam (b1=0.5)"]
-    assert gap[clipped(3)] - gap["Adam (b1=0.5)"] > 0.02
+    assert min(gap, key=gap.get) == "Adam (b1=0.5)"
+    ours = "AdaShift (factored, ema)"
+    assert verdict(*gaps[ours]) == "better"
+    assert verdict(*against(ours, "Adam (b1=0.5)")) == "not clear"
+    for name in rows:
+        if name.startswith("AdaShift") and name != ours:
+            assert verdict(*against(name, "Adam (b1=0.5)")) == "worse"
     assert min(gap["AdaShift (max, n=10)"], gap[clipped(40)]) > 0.15
     assert gap[clipped(10)] > gap[clipped(3)]
     for n in (3, 10, 40):
