@@ -325,11 +325,11 @@ plt.show()
 # ## The answer
 #
 # With independent gradients AdaShift gives large and small gradients the same influence, to 1.5 %,
-# with every window, without momentum as Theorem 5 says and with momentum by measurement; AMSGrad and
-# ADOPT do so too, and Adam gives the largest gradients less. If the gradients come in a fixed cycle,
-# only AMSGrad does: Adam gives the rare large gradient too little, so that x moves in the wrong
-# direction, and AdaShift gives it too much. A larger $\beta_2$, from 0.9 on, brings both Adam and
-# AdaShift closer to the same influence for all.
+# with every window, without momentum as Theorem 5 says and with momentum by measurement; AMSGrad
+# and ADOPT do so too, and Adam gives the largest gradients less. If the gradients come in a fixed
+# cycle, only AMSGrad does: Adam gives the rare large gradient too little, so that x moves in the
+# wrong direction, and AdaShift gives it too much. A larger $\beta_2$, from 0.9 on, brings both Adam
+# and AdaShift closer to the same influence for all.
 
 # %%
 np.testing.assert_allclose(v["Adam"], limit_v, rtol=0.01)
