@@ -95,7 +95,9 @@ def _captions(app, document):
     for image in list(document.findall(nodes.image)):
         if "title" in image and len(image.parent) == 1:
             caption = nodes.caption("", image.attributes.pop("title"))
-            image.parent.replace_self(nodes.figure("", image.deepcopy(), caption))
+            figure = nodes.figure("", image.deepcopy(), caption)
+            document.set_id(figure)
+            image.parent.replace_self(figure)
 
 
 def setup(app):

@@ -13,11 +13,13 @@ from docutils import nodes
 from fontTools import subset
 from latex2mathml.converter import convert
 
-_SIGNS = "ϵ′∑∏√≤≥≠≈−⋅·…⋯‖×±∈→∝∼ℎ\u0302"
-_LETTERS = [  # Greek, and the italic letters that MathML makes of Latin and Greek ones
-    *range(ord("Α"), ord("ω") + 1),
+# Besides ASCII: Greek, operators, the letters that MathML makes italic, and a few signs.
+_CHARACTERS = [
+    *range(0x391, 0x3CA),
+    *range(0x2200, 0x2300),
     *range(0x1D434, 0x1D468),
     *range(0x1D6E2, 0x1D71C),
+    *(0xB1, 0xB7, 0xD7, 0x302, 0x3F5, 0x2016, 0x2026, 0x2032, 0x210E, 0x2192),
 ]
 
 
@@ -30,7 +32,7 @@ def write_font(target: Path) -> None:
     options = subset.Options(flavor="woff", layout_features=["ssty"], name_IDs=[0, 1, 2, 13, 14])
     source = Path(ziamath.__file__).parent / "fonts" / "STIXTwoMath-Regular.ttf"
     font, subsetter = subset.load_font(source, options), subset.Subsetter(options)
-    subsetter.populate(text=string.printable + _SIGNS, unicodes=_LETTERS)
+    subsetter.populate(text=string.printable, unicodes=_CHARACTERS)
     subsetter.subset(font)
     subset.save_font(font, target, options)
 

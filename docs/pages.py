@@ -82,7 +82,7 @@ def first_picture(stem: str) -> tuple[bytes, str]:
 
 
 def gallery(text: str, folder: Path) -> str:
-    """The page `text` with the first picture of each notebook, written to `folder`, above its entry.
+    """The page `text` with each notebook's first picture, written to `folder`, above its entry.
 
     An entry is a line that begins with "- [title](../notebooks/name.ipynb)".
     """
