@@ -1,11 +1,19 @@
 # %% [markdown]
-# # A language model: sparse embeddings, phi, n and the clip
+# # A language model: phi, n, the clip and rare words
 #
-# A word that is not in the mini-batch leaves its row of the embedding with a gradient of exactly 0.
-# AdaShift's second moment is old by design, so for a rare word it may know nothing but such zeros
-# and small numbers when a large gradient comes. Here a small transformer reads the source code of
-# Python's standard library. We look at those rows, then at what `phi`, `n`, `window` and
-# `clip_value` are worth, each tuned exactly as Adam is.
+# You train a transformer with Adam. **Which settings of AdaShift end at a lower loss, which at a
+# higher one, and why does a transformer need a clip?** This notebook is for readers who train
+# language models, or other models with embeddings. At its end you know what `phi`, `n`, `window`
+# and `clip_value` change in the loss of one small model, and how large a single step can be in the
+# embedding.
+#
+# An embedding is one leaf with a row for each word. A word that is not in the mini-batch gives its
+# row a gradient of exactly 0. AdaShift computes the second moment v from gradients that are at
+# least n steps old (n is the *delay*). So v of a rare word may be made of zeros and small numbers
+# only when the word occurs again and brings a large gradient.
+#
+# The model learns to predict the next word in the source code of Python's standard library. Every
+# optimizer tries the same number of learning rates.
 
 # %%
 import os
@@ -21,19 +29,21 @@ import matplotlib.pyplot as plt
 import numpy as np
 import optax
 import optax.contrib
-from common import COLORS, QUICK, band, budget, table
+from common import QUICK, band, budget, color, table
 from flax import nnx
 
-from adashift_optax import scale_by_adashift, state_bytes
+from adashift_optax import adashift, scale_by_adashift, state_bytes
 
 WORDS, WIDTH, CONTEXT, BATCH = 512, 32, 32, 16
 STEPS = budget(200, 12)
 SEEDS = budget(5, 2)
 
 # %% [markdown]
-# Eight files in ten are for training; of the others one chooses the learning rate (validation), one
-# is only reported (test). Words, digits, signs and indentations are tokens; the 511 most frequent
-# have a row of their own.
+# ## What does the model learn?
+#
+# Eight of ten files are for training. One of ten chooses the learning rate (validation), and one
+# of ten is only used for the losses below (test). Words, digits, signs and indentations are tokens.
+# The 511 most frequent tokens have a row of their own in the embedding; all others share one row.
 
 # %%
 files = sorted(Path(sysconfig.get_path("stdlib")).glob("*.py"))[: budget(1000, 30)]
@@ -112,10 +122,15 @@ def evaluate(params):
 
 
 # %% [markdown]
-# Every optimizer gets the same budget: four learning rates a factor of about 3 apart, five seeds
-# with the same starts and the same batches, gradients clipped to global norm 1, a short warm-up and
-# a cosine. On the way we record the largest |m| / sqrt(v) (what is multiplied by the learning rate)
-# in the embedding: per step and per word.
+# ## How is the comparison made?
+#
+# Every optimizer trains with four learning rates, which are a factor of about 3 apart, and five
+# seeds. A seed has the same initial parameters and the same batches for all optimizers. The
+# gradients are clipped to a global norm of 1, and the learning rate has a short warm-up and then
+# follows a cosine. The rate with the lowest mean validation loss is chosen.
+#
+# An update is the learning rate times |m| / sqrt(v), where m is the momentum. During training we
+# record the largest |m| / sqrt(v) in the embedding, for each step and for each word.
 
 # %%
 schedule = optax.warmup_cosine_decay_schedule(0.1, 1.0, STEPS // 10, STEPS)(jnp.arange(STEPS))
@@ -166,195 +181,262 @@ def none(n, clip=1.0, **options):
     return scale_by_adashift(n, phi="none", clip_value=clip, **options)
 
 
+# %% [markdown]
+# A label names `phi`, the window unless it is sliding, `n`, and the arguments that are not the
+# defaults. `AdaShift (factored, ema)` is the recommended setting.
+
 # %%
+recommended = adashift(1.0, n=1, b1=0.5, phi="factored", window="ema", clip_value=3.0)
 rows = {
     "Adam": (optax.scale_by_adam(),),
-    "Adam, b1=0.5": (optax.scale_by_adam(b1=0.5),),
-    "Adam, b1=0": (optax.scale_by_adam(b1=0.0),),
+    "Adam (b1=0.5)": (optax.scale_by_adam(b1=0.5),),
+    "Adam (b1=0)": (optax.scale_by_adam(b1=0.0),),
     "ADOPT": (optax.contrib.scale_by_adopt(),),
-    "none, n=1, clip 1": (none(1),),
-    "none, n=3, clip 1": (none(3),),
-    "none, n=10, clip 1": (none(10),),
-    "none, n=40, clip 1": (none(40),),
-    "none, n=1, clip 1, hopping": (none(1, window="hopping"),),
-    "none, n=3, clip 1, hopping": (none(3, window="hopping"),),
-    "none, n=6, clip 1, hopping": (none(6, window="hopping"),),
-    "none, n=10, clip 1, hopping": (none(10, window="hopping"),),
-    "none, n=40, clip 1, hopping": (none(40, window="hopping"),),
-    "none, n=3, clip 3": (none(3, 3.0),),
-    "none, n=3": (none(3, None),),
-    "factored, n=3, clip 1": (scale_by_adashift(3, phi="factored", clip_value=1.0),),
-    "mean, n=3": (scale_by_adashift(3, phi="mean"),),
-    "max, n=10": (scale_by_adashift(10), 10),
+    "AdaShift (factored, ema)": (optax.chain(recommended, optax.scale(-1.0)),),  # `train` descends
+    "AdaShift (factored, n=3, clip_value=1)": (
+        scale_by_adashift(3, phi="factored", clip_value=1.0),
+    ),
+    "AdaShift (none, n=3, clip_value=3)": (none(3, 3.0),),
+    "AdaShift (none, n=3)": (none(3, None),),
+    "AdaShift (mean, n=3)": (scale_by_adashift(3, phi="mean"),),
+    "AdaShift (max, n=10)": (scale_by_adashift(10), 10),
 }
+DELAYS = {"": (1, 3, 10, 40), "hopping, ": (1, 3, 6, 10, 40)}
+
+
+def clipped(n, window=""):
+    return f"AdaShift (none, {window}n={n}, clip_value=1)"
+
+
+for window, delays in DELAYS.items():
+    options = {"window": "hopping"} if window else {}
+    rows |= {clipped(n, window): (none(n, **options),) for n in delays}
 with ThreadPoolExecutor(os.cpu_count()) as pool:
     results = dict(zip(rows, pool.map(lambda row: sweep(*row), rows.values()), strict=True))
 
 # %% [markdown]
-# ## What phi is worth
+# ## Which phi is best here?
 #
-# Test loss over the learning rate, median and quartiles of the seeds. "none" keeps one v per
-# element, "factored" one per row and column, "mean" and "max" (the paper's default) one per array.
+# `phi` says which elements of a leaf share one v. With "none" each element has its own v, with
+# "factored" each row and each column has one, and with "mean" and "max" (the paper's default) the
+# whole leaf has one.
 #
-# A short window is also a short momentum: with n = 3 the gradients in m are about 1 step old on
-# average, as in Adam with b1 = 0.5; with Adam's usual b1 = 0.9 they are 9 steps old. So that
-# AdaShift is not praised for that, Adam with smaller b1 takes part.
+# A setting also decides how old the gradients in the momentum are. With n = 3 they are about 1 step
+# old on average, as in Adam with b1 = 0.5 and in the recommended setting. With Adam's usual
+# b1 = 0.9 they are 9 steps old. So Adam with smaller values of b1 takes part in the comparison:
+# otherwise a gain from a short momentum would look like a gain from the delay.
 
 # %%
-# Figure: Test loss for each learning rate. Adam with b1 = 0.5 reaches the lowest loss, and the
-# clipped settings of AdaShift come next. Points are medians over the seeds, bands are quartiles.
+# Figure: Test loss for each learning rate. Adam (b1=0.5) and the recommended AdaShift (factored,
+# ema) reach the lowest losses. The other clipped settings come next, then Adam. Points are medians
+# over the seeds, bands are quartiles.
 # Alt: Test loss in nats per token over the learning rate on a logarithmic scale, with one curve
-# for each of seven optimizers.
-LOOK = {  # color and style of each row in the figures
-    "Adam": (COLORS["Adam"], "-"),
-    "Adam, b1=0.5": (COLORS["Adam"], ":"),
-    "none, n=3, clip 1": (COLORS["AdaShift, none"], "-"),
-    "none, n=3": (COLORS["AdaShift, none"], "--"),
-    "factored, n=3, clip 1": (COLORS["AdaShift, factored"], "-"),
-    "mean, n=3": ("#44AA99", "-"),
-    "max, n=10": (COLORS["AdaShift"], "-"),
+# for each of eight optimizers.
+STYLES = {
+    "Adam": "-",
+    "Adam (b1=0.5)": ":",
+    "AdaShift (factored, ema)": "-",
+    "AdaShift (factored, n=3, clip_value=1)": "-.",
+    clipped(3): "-",
+    "AdaShift (none, n=3)": "--",
+    "AdaShift (mean, n=3)": "-",
+    "AdaShift (max, n=10)": "-",
 }
-fig, ax = plt.subplots()
-for name, (color, style) in LOOK.items():
+LOOK = {name: {"color": color(name), "linestyle": style} for name, style in STYLES.items()}
+LOOK["AdaShift (mean, n=3)"]["color"] = "#44AA99"
+fig, ax = plt.subplots(figsize=(7.0, 5.0))
+for name, style in LOOK.items():
     row = results[name]
-    band(ax, row["rates"], row["curve"].T, name, color=color, linestyle=style, marker="o", ms=4)
+    band(ax, row["rates"], row["curve"].T, name, marker="o", ms=4, **style)
 ax.set(xscale="log", xlabel="learning rate", ylabel="test loss [nats per token]")
-ax.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
+fig.legend(loc="outside upper center", ncols=2)
 plt.show()
 
 # %% [markdown]
-# ## Rows of rare words
+# Adam (b1=0.5) reaches the lowest loss, and `AdaShift (factored, ema)` comes next. "none" and
+# "factored" with n = 3 and a clip end between these two and Adam. "mean", and "none" without a
+# clip, gain nothing over Adam. The paper's default "max" needs ten times the learning rate and ends
+# highest. Adam gains as much from a short momentum as AdaShift does, without any delay.
 #
-# All at the learning rate that is best for Adam. Left: the largest |m| / sqrt(v) in the embedding
-# at every step. Right: the largest that each word's row met during training, over how often the
-# word occurs. Adam's cannot exceed 7.3 (Cauchy-Schwarz on its two averages), because its v has seen
-# every gradient that is in m. AdaShift's v has not.
+# ## How large are the steps of rare words?
+#
+# All optimizers of this figure have the learning rate that is best for Adam. Adam's |m| / sqrt(v)
+# cannot exceed 7.3, because every gradient in m is also in v (this follows from the Cauchy-Schwarz
+# inequality for Adam's two means). In AdaShift the gradients in m are not in v, so only a clip sets
+# such a limit.
 
 # %%
-# Figure: The largest scaled update in the embedding, over the steps (left) and for each word
-# (right). Without a clip `phi="none"` exceeds 1000, and most of all in rare words.
+# Figure: The largest |m| / sqrt(v) in the embedding, for each step (left) and for each word
+# (right). With `phi="none"` and no clip single elements exceed 1000, and rare words have the
+# largest values. Adam stays below 7.3, and `clip_value=1` below 1.
 # Alt: Two panels with the largest value of |m| / sqrt(v) on a logarithmic scale. Left: four curves
 # over 200 steps. Right: a point for each word over how often the word occurs.
-fig, (left, right) = plt.subplots(1, 2, figsize=(8.5, 3.6), sharey=True)
+fig, (left, right) = plt.subplots(1, 2, figsize=(8.5, 4.0), sharey=True)
 at = results["Adam"]["best"]
-for name in ("none, n=3", "mean, n=3", "Adam", "none, n=3, clip 1"):
-    row, (color, style) = results[name], LOOK[name]
-    band(left, np.arange(STEPS), row["by_step"][at], name, color=color, linestyle=style)
+for name in ("AdaShift (none, n=3)", "AdaShift (mean, n=3)", "Adam", clipped(3)):
+    row, style = results[name], LOOK[name]
+    band(left, np.arange(1, STEPS + 1), row["by_step"][at], name, **style)
     largest = np.median(row["by_word"][at], axis=0)
-    right.plot(1e4 * frequency[:-1], largest[:-1], ".", ms=4, color=color)
+    right.plot(1e4 * frequency[:-1], largest[:-1], ".", ms=4, color=style["color"])
 left.set(yscale="log", xlabel="step", ylabel="largest |m| / sqrt(v)")
 right.set(xscale="log", xlabel="occurrences of a word per 10,000 tokens")
-fig.legend(*left.get_legend_handles_labels(), loc="outside upper center", ncols=4)
+fig.legend(*left.get_legend_handles_labels(), loc="outside upper center", ncols=2)
 plt.show()
 
 # %% [markdown]
-# ## What the clip and n are worth
+# Without a clip `phi="none"` exceeds 1000: an element of the embedding moves by more than 1000
+# times the learning rate in one step. The median of the 100 rarest words is larger than that of the
+# 20 most frequent ones. `phi="mean"` has much smaller values, because its one v for the whole leaf
+# also contains the gradients of the frequent words. The curves of AdaShift begin at step 4, because
+# the first n = 3 updates are zero.
 #
-# `phi="none"`, each at its best learning rate; Adam beside it.
+# ## Which clip and which n are best here?
+#
+# All settings of this figure have `phi="none"`, each with its own best learning rate.
 
 # %%
-# Figure: Test loss with different clips (left) and different n (right). A clip of 1 or 3 helps,
-# and an n above 10 hurts. The horizontal lines are Adam.
+# Figure: Left: a clip of 1 or 3 lowers the test loss of `phi="none"`. Right: an n above 10 raises
+# the loss, with the sliding and with the hopping window. The horizontal lines are Adam. Lines and
+# points are medians, bands are quartiles.
 # Alt: Two panels with the test loss in nats per token. Left: over the clip, which is 1, 3 or
 # absent. Right: over n from 1 to 40, for the sliding and the hopping window. Two horizontal lines
 # show Adam and Adam with b1 = 0.5.
-fig, (left, right) = plt.subplots(1, 2, figsize=(8.5, 3.4), sharey=True)
-names = [f"none, n=3{clip}" for clip in (", clip 1", ", clip 3", "")]
+fig, (left, right) = plt.subplots(1, 2, figsize=(8.5, 3.8), sharey=True)
+names = (clipped(3), "AdaShift (none, n=3, clip_value=3)", "AdaShift (none, n=3)")
 losses = np.stack([results[name]["loss"] for name in names], axis=1)
-band(left, range(3), losses, "AdaShift, none", "n=3", marker="o")
+band(left, range(3), losses, "AdaShift (none, n=3)", marker="o")
 left.set_xticks(range(3), ["1", "3", "no clip"])
-left.set(xlabel="clip_value", ylabel="test loss [nats per token]")
-for label, steps, suffix in (
-    ("sliding", (1, 3, 10, 40), ""),
-    ("hopping", (1, 3, 6, 10, 40), ", hopping"),
-):
-    losses = np.stack([results[f"none, n={n}, clip 1{suffix}"]["loss"] for n in steps], axis=1)
-    name = "AdaShift, hopping" if suffix else "AdaShift, none"
-    band(right, steps, losses, name, f"{label}, clip 1", marker="o")
-right.set(xscale="log", xlabel="n [steps]")
+left.set(xlabel="clip_value", ylabel="test loss [nats per token]", title="AdaShift (none, n=3)")
+for window, delays in DELAYS.items():
+    losses = np.stack([results[clipped(n, window)]["loss"] for n in delays], axis=1)
+    name = f"AdaShift (none, {window}clip_value=1)"
+    style = {"color": color("AdaShift (hopping)")} if window else {}
+    band(
+        right,
+        delays,
+        losses,
+        name,
+        f"{'hopping' if window else 'sliding'} window",
+        marker="o",
+        **style,
+    )
+right.set(xscale="log", xlabel="n [steps]", title="AdaShift (none, clip_value=1)")
 right.set_xticks([1, 3, 10, 40], ["1", "3", "10", "40"])
 right.minorticks_off()
+right.legend(loc="upper left")
 for ax in (left, right):
     ends = ax.get_xlim()
     ax.set_xlim(ends)
-    for name, style in (("Adam", "-"), ("Adam, b1=0.5", ":")):
+    for name in ("Adam", "Adam (b1=0.5)"):
         losses = np.repeat(results[name]["loss"][:, None], 2, axis=1)
-        band(ax, ends, losses, "Adam", name, linestyle=style)
-    ax.legend()
+        band(ax, ends, losses, name, **LOOK[name])
+        place = (0.03, np.median(losses) + 0.01)
+        ax.text(*place, name, transform=ax.get_yaxis_transform(), va="bottom", fontsize=10)
 plt.show()
 
 # %% [markdown]
-# ## Wins, ties and losses
+# The clip lowers the loss by more than 0.05 nats, although the optimizer without a clip has a
+# learning rate of its own. A long delay raises the loss: n = 10 is worse than n = 3, and n = 40 is
+# more than 0.15 nats worse than Adam. A part of this is the start, because the first n of only 200
+# updates are zero. The hopping window is within 0.05 nats of the sliding one at the same n, and it
+# keeps no queue of gradients. With n = 1 the two windows are the same.
 #
-# Difference to Adam on the test text, seed by seed, each at the learning rate that its own
-# validation loss chose; 95 % intervals of the mean (Student's t). The
-# intervals are about seeds, not about other texts or longer training.
+# ## Which settings are better than Adam, and which are worse?
+#
+# We subtract Adam's test loss from that of each optimizer, seed by seed, and give the mean and its
+# 95 % interval (Student's t). Each optimizer has the learning rate that its own validation loss
+# chose. The intervals are about seeds: they do not cover another text, another model or a longer
+# training.
+
 
 # %%
-# Figure: Difference to Adam's test loss with its 95 % interval. To the left of the line a setting
-# is better than Adam.
-# Alt: Each optimizer as a point with an interval, in order of its test loss minus Adam's. Wins
-# over Adam are green, ties gray and losses red.
-student = {2: 12.71, 5: 2.776}[SEEDS]
-verdicts, lines = {}, []
-for name, row in results.items():
-    difference = row["loss"] - results["Adam"]["loss"]
-    mean, half = difference.mean(), student * difference.std(ddof=1) / SEEDS**0.5
-    verdicts[name] = mean, half, "win" if mean < -half else "loss" if mean > half else "tie"
-order = sorted(verdicts, key=lambda name: verdicts[name][0])
-palette = {"win": COLORS["ADOPT"], "tie": "#7f7f7f", "loss": "#BB2222"}
-fig, ax = plt.subplots(figsize=(7.0, 4.6))
+def against(name, reference):
+    """The mean difference of the test losses, and half of its 95 % interval."""
+    difference = results[name]["loss"] - results[reference]["loss"]
+    student = {2: 12.71, 5: 2.776}[SEEDS]
+    return difference.mean(), student * difference.std(ddof=1) / SEEDS**0.5
+
+
+def verdict(mean, half):
+    return "better" if mean < -half else "worse" if mean > half else "not clear"
+
+
+gaps = {name: against(name, "Adam") for name in results}
+
+# %%
+# Figure: Test loss minus Adam's, with its 95 % interval. A setting to the left of the line is
+# better than Adam, and a setting to the right is worse.
+# Alt: Each optimizer as a point with an interval, in order of its test loss minus Adam's. Settings
+# that are better than Adam are green, worse ones red, and those whose interval contains 0 gray.
+order = sorted(gaps, key=lambda name: gaps[name][0])
+palette = {"better": "#009E73", "not clear": "#7f7f7f", "worse": "#BB2222"}
+fig, ax = plt.subplots(figsize=(8.5, 5.2))
 for y, name in enumerate(order):
-    mean, half, verdict = verdicts[name]
-    row, color = results[name], palette[verdict] if name != "Adam" else COLORS["Adam"]
-    ax.errorbar(mean, y, xerr=half, fmt="o", color=color, capsize=3)
-    cells = f"{row['loss'].mean():.3f} {mean:+.3f} {half:.3f} {verdict}".split()
-    lines.append((name, *cells, f"{row['rates'][row['best']]:.3g}", f"{row['bytes']:.0f}"))
+    mean, half = gaps[name]
+    shade = "#000000" if name == "Adam" else palette[verdict(mean, half)]
+    ax.errorbar(mean, y, xerr=half, fmt="o", color=shade, capsize=3)
 ax.axvline(0, color="black", lw=1)
 ax.set_yticks(range(len(order)), order)
 ax.invert_yaxis()
 ax.set(xlabel="test loss minus Adam's [nats per token]: left is better")
-for verdict, color in palette.items():
-    ax.plot([], [], "o", color=color, label=verdict)
-ax.legend(loc="lower left", bbox_to_anchor=(0.7, 0.5))
+for word, shade in palette.items():
+    ax.plot([], [], "o", color=shade, label=word)
+ax.legend(loc="lower left", bbox_to_anchor=(0.65, 0.5))
 plt.show()
-table(("optimizer", "test loss", "to Adam", "+-", "", "rate", "bytes per parameter"), lines)
-
-# %% [markdown]
-# ## What was shown
-# - Unclipped `phi="none"` meets |m| / sqrt(v) above 1000 in the embedding, and more in rare words
-#   than in the 20 most frequent ones. Adam stays below its bound of 7.3, and `clip_value` is a
-#   bound by construction. The clip lowers the test loss by more than 0.05 nats, although the
-#   unclipped optimizer had its own learning rate.
-# - `phi="none", n=3, clip_value=1.0`, which the README recommends for transformers, and "factored"
-#   with the same n and clip beat Adam with its usual b1 = 0.9, and so does n = 1.
-# - That is the short momentum, not the shift: Adam with b1 = 0.5 beats every AdaShift here, the
-#   recommended one by more than 0.02 nats.
-# - The paper's default, "max" with n = 10, loses to Adam by more than 0.15 nats.
-# - A long delay loses: n = 10 is worse than n = 3, and n = 40 more than 0.15 nats worse than Adam.
-#   In so short a training part of that is the start: the first n of 200 updates are zero.
-# - The hopping window does as well as the sliding one at the same n, within 0.05 nats, with less
-#   memory from n = 3 on. With n = 1 they are the same.
-# - This is one small model, one text and 200 steps. Each row had the same budget, but the best of
-#   many rows had more.
 
 # %%
-adam, clipped, free = (results[name] for name in ("Adam", "none, n=3, clip 1", "none, n=3"))
-assert np.nanmax(adam["by_step"]) < 7.3
-assert np.nanmax(clipped["by_step"]) < 1 + 1e-6
+lines = []
+for name in order:
+    row, (mean, half) = results[name], gaps[name]
+    line = [name, f"{row['loss'].mean():.3f}", f"{mean:+.3f}", f"{half:.3f}"]
+    line += [verdict(mean, half) if name != "Adam" else ""]
+    line += ["{:+.3f} ± {:.3f}".format(*against(name, "Adam (b1=0.5)"))]
+    lines.append([*line, f"{row['rates'][row['best']]:.3g}", f"{row['bytes']:.0f}"])
+header = ("optimizer", "test loss", "minus Adam's", "±", "", "minus Adam (b1=0.5)'s")
+table((*header, "rate", "bytes per parameter"), lines)
+
+# %% [markdown]
+# `AdaShift (factored, ema)` ends 0.215 ± 0.021 nats below Adam, with half of Adam's memory. It ends
+# 0.026 ± 0.028 nats above Adam (b1=0.5): five seeds do not separate these two. Every other setting
+# of AdaShift ends above Adam (b1=0.5). "mean" and ADOPT are a little worse than Adam, and "max" is
+# worse by 0.308 ± 0.040 nats.
+#
+# Every row had the same number of learning rates, but the best of 19 rows is also the luckiest. Of
+# 18 intervals of 95 % about one misses the true value by chance. This is one small model, one text
+# and 200 steps.
+#
+# ## The answer
+#
+# On this model the recommended setting ends at a lower loss than Adam in half of Adam's memory, but
+# not lower than Adam (b1=0.5), whose momentum is as short and which has no delay: the gain comes
+# from the short momentum. `phi="none"` and "factored" with a clip and n of at most 3 are also
+# better than Adam, while n = 40 and the paper's default, "max" with n = 10, are much worse. A
+# transformer needs the clip because v of a rare word is made of zeros and small numbers, so that an
+# element of the embedding can move by more than 1000 times the learning rate in one step.
+
+# %%
+free = results["AdaShift (none, n=3)"]
+assert np.nanmax(results["Adam"]["by_step"]) < 7.3
+assert np.nanmax(results[clipped(3)]["by_step"]) < 1 + 1e-6
+assert np.nanmax(results["AdaShift (factored, ema)"]["by_step"]) < 3 + 1e-5
+assert results["AdaShift (factored, ema)"]["bytes"] < 0.6 * results["Adam"]["bytes"]
 if not QUICK:
-    gap = {name: verdict[0] for name, verdict in verdicts.items()}
+    gap = {name: mean for name, (mean, _) in gaps.items()}
     peak = np.median(free["by_word"][at], axis=0)[:-1]  # the words in order of their frequency
     assert np.median(free["by_step"][at].max(axis=1)) > 1000
     assert np.median(peak[-100:]) > np.median(peak[:20])
-    assert gap["none, n=3"] - gap["none, n=3, clip 1"] > 0.05
-    for name in ("none, n=3, clip 1", "factored, n=3, clip 1", "none, n=1, clip 1"):
-        assert verdicts[name][2] == "win"
-    ours = [gap[name] for name in rows if not name.startswith(("Adam", "ADOPT"))]
-    assert min(ours) > gap["Adam, b1=0.5"]
-    assert gap["none, n=3, clip 1"] - gap["Adam, b1=0.5"] > 0.02
-    assert min(gap["max, n=10"], gap["none, n=40, clip 1"]) > 0.15
-    assert gap["none, n=10, clip 1"] > gap["none, n=3, clip 1"]
+    assert gap["AdaShift (none, n=3)"] - gap[clipped(3)] > 0.05
+    for name in (clipped(3), clipped(1), "AdaShift (factored, n=3, clip_value=1)"):
+        assert verdict(*gaps[name]) == "better"
+    assert min(gap, key=gap.get) == "Adam (b1=0.5)"
+    ours = "AdaShift (factored, ema)"
+    assert verdict(*gaps[ours]) == "better"
+    assert verdict(*against(ours, "Adam (b1=0.5)")) == "not clear"
+    for name in rows:
+        if name.startswith("AdaShift") and name != ours:
+            assert verdict(*against(name, "Adam (b1=0.5)")) == "worse"
+    assert min(gap["AdaShift (max, n=10)"], gap[clipped(40)]) > 0.15
+    assert gap[clipped(10)] > gap[clipped(3)]
     for n in (3, 10, 40):
-        assert abs(gap[f"none, n={n}, clip 1, hopping"] - gap[f"none, n={n}, clip 1"]) < 0.05
-    assert gap["none, n=1, clip 1, hopping"] == gap["none, n=1, clip 1"]
+        assert abs(gap[clipped(n, "hopping, ")] - gap[clipped(n)]) < 0.05
+    assert gap[clipped(1, "hopping, ")] == gap[clipped(1)]

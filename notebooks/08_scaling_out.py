@@ -1,19 +1,26 @@
 # %% [markdown]
-# # Scaling out: the state lives where the parameters live
+# # Scaling out: where is the state on 8 devices?
 #
-# AdaShift keeps a queue of the latest n gradients, so on many devices the first question is where
-# that queue lives. Here a small network is sharded over 8 devices (simulated: 8 CPU devices in one
-# process) by what Flax NNX offers for it, and its `nnx.Optimizer` gets `adashift` without a change.
-# We look at where every array is, what a device holds, what is communicated, whether training is
-# that of one device, and whether a run that is saved on one mesh goes on with another.
+# You train a sharded model on several devices. **Where does the state of AdaShift lie, how much
+# does each device hold and send, and can a run go on from a checkpoint on another mesh?** This
+# notebook is for readers who know `jax.sharding` and Flax NNX. At its end you know that nothing has
+# to be changed in the code, and what each setting costs.
+#
+# The state of AdaShift can hold more than Adam's. Some settings keep the latest gradients in a
+# *queue*; one entry of the queue, the gradient of one step, is a *slot*. A queue of ten gradients
+# takes ten times the memory of the parameters, so it must not lie whole on every device.
+#
+# The 8 devices are simulated: they are CPU devices of one process. So this notebook shows places,
+# bytes and results, but no speed.
 
 # %%
 import os
 
-os.environ["JAX_NUM_CPU_DEVICES"] = "8"  # before jax is imported; not needed on real devices
+os.environ["JAX_NUM_CPU_DEVICES"] = "8"  # before JAX is imported; real devices do not need it
 
 import re
 import tempfile
+import textwrap
 from pathlib import Path
 
 import jax
@@ -22,7 +29,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import optax
 import orbax.checkpoint as ocp
-from common import COLORS, budget, table
+from common import budget, color, table
 from flax import nnx
 from jax.sharding import AxisType
 from jax.sharding import PartitionSpec as P
@@ -32,11 +39,17 @@ from adashift_optax import adashift, state_bytes
 WIDTH, HIDDEN, BATCH, STEPS = 64, 256, 64, budget(300, 60)
 
 # %% [markdown]
-# ## The model
+# ## What is sharded?
 #
-# A residual perceptron whose kernels are partitioned over two mesh axes: `fsdp` splits the rows,
-# `tensor` the columns. A mesh of 8 x 1 is plain FSDP; one of 4 x 2 cuts both ways. One of 1 x 1 is
-# one device, to compare with.
+# The model is a small residual network. Each of its four kernels is a leaf (an array of the
+# parameter tree) that is partitioned over two mesh axes: `fsdp` splits the rows, `tensor` the
+# columns. The biases are whole on every device. We use three meshes:
+#
+# - 1 x 1 is one device, for comparison.
+# - 8 x 1 splits the rows of each kernel over all devices (plain FSDP).
+# - 4 x 2 splits the rows in four and the columns in two.
+#
+# `make_model` and `create` below are ordinary Flax. No line of them is about AdaShift's state.
 
 
 # %%
@@ -54,14 +67,18 @@ MESHES = {
     name: jax.make_mesh(shape, ("fsdp", "tensor"), axis_types=(AxisType.Auto,) * 2)
     for name, shape in {"1 x 1": (1, 1), "8 x 1": (8, 1), "4 x 2": (4, 2)}.items()
 }
+recommended = adashift(1e-3, n=1, b1=0.5, phi="factored", window="ema", clip_value=3.0)
 OPTIMIZERS = {
     "Adam": optax.adam(1e-3),
-    "AdaShift, n = 10": adashift(1e-2),
-    "AdaShift, n = 10, bfloat16 queue": adashift(1e-2, queue_dtype=jnp.bfloat16),
-    "AdaShift, hopping, n = 20": adashift(1e-2, n=20, window="hopping"),
-    "AdaShift, b1 = 0": adashift(1e-2, b1=0),
-    "AdaShift, none, n = 3": adashift(1e-3, n=3, phi="none", clip_value=1.0),
+    "AdaShift (max, n=10)": adashift(1e-2),
+    "AdaShift (max, n=10, bfloat16 queue)": adashift(1e-2, queue_dtype=jnp.bfloat16),
+    "AdaShift (max, hopping, n=20)": adashift(1e-2, n=20, window="hopping"),
+    "AdaShift (max, b1=0)": adashift(1e-2, b1=0),
+    "AdaShift (none, n=3, clip_value=1)": adashift(1e-3, n=3, phi="none", clip_value=1.0),
+    "AdaShift (factored, ema)": recommended,
 }
+
+_, NAME, *_, NONE, FACTORED = OPTIMIZERS
 
 
 @nnx.jit
@@ -70,20 +87,20 @@ def make_model():
 
 
 def create(mesh, name):
-    """The network on a mesh, and its optimizer, as anybody would make them."""
+    """The network on a mesh, and its optimizer."""
     with jax.set_mesh(MESHES[mesh]):
         model = make_model()
         return model, nnx.Optimizer(model, OPTIMIZERS[name], wrt=nnx.Param)
 
 
 # %% [markdown]
-# ## Where everything is
+# ## Where does each array lie?
 #
-# JAX draws a sharding itself: first a kernel on the mesh of 4 x 2, then one slot of its queue. Both
-# are cut into 8 parts, the same part of both on the same device.
+# JAX can draw the sharding of an array. Below are a kernel on the mesh of 4 x 2 and one slot of its
+# queue. Both are cut into 8 parts, and each device has the same part of both.
 
 # %%
-model, optimizer = create("4 x 2", "AdaShift, n = 10")
+model, optimizer = create("4 x 2", NAME)
 kernel = model.layers[0].up.kernel[...]
 queue = optimizer.opt_state[0].queue["layers"][0]["up"]["kernel"][...]
 print("kernel", kernel.shape, kernel.sharding.spec)
@@ -92,16 +109,19 @@ print("queue", queue.shape, queue.sharding.spec, "- one slot of it:")
 jax.debug.visualize_array_sharding(queue[0], use_color=False, scale=0.5)
 
 # %% [markdown]
-# The same as a picture, for both meshes. Queue: n + 1 slots, one behind the other. With `phi="max"`
-# there is one v per tensor, a single number that every device holds; with `phi="none"` v has the
-# shape of the kernel.
+# The next figure shows this for both meshes, together with v, the second moment. The queue has
+# n + 1 slots, which are drawn one behind the other. With `phi="max"` v is one number for the whole
+# kernel, and every device holds that number. With `phi="none"` v has the shape of the kernel. With
+# `phi="factored"` (not drawn) v is one number for each row and one for each column, and these are
+# cut like the rows and the columns.
 
 # %%
-# Figure: Where the arrays of one kernel lie. Each slot of the queue, and a v with one number per
-# element, lie where the kernel lies; with `phi="max"` every device holds the one number v.
+# Figure: Where the arrays of one kernel lie. Colors and numbers name the device that holds a part.
+# Each slot of the queue, and a v with one number for each element, are cut like the kernel. With
+# `phi="max"` every device holds the one number v.
 # Alt: Two rows of four drawings, for a mesh of 8 x 1 and of 4 x 2 devices: the kernel, the queue
-# as a stack of such kernels, v of phi=max as one small box per device, and v of phi=none, which is
-# cut like the kernel. A color and a number name the device of each part.
+# as a stack of such kernels, v of phi=max as one small box for each device, and v of phi=none,
+# which is cut like the kernel. A color and a number name the device of each part.
 SHADES = plt.get_cmap("Set3").colors
 
 
@@ -135,8 +155,8 @@ def draw_copies(ax, array):
 
 fig, axes = plt.subplots(2, 4, figsize=(9.0, 4.6))
 for row, mesh in zip(axes, ("8 x 1", "4 x 2"), strict=True):
-    model, optimizer = create(mesh, "AdaShift, n = 10")
-    state, none = optimizer.opt_state[0], create(mesh, "AdaShift, none, n = 3")[1].opt_state[0]
+    model, optimizer = create(mesh, NAME)
+    state, none = optimizer.opt_state[0], create(mesh, NONE)[1].opt_state[0]
     queue = state.queue["layers"][0]["up"]["kernel"][...]
     draw(row[0], model.layers[0].up.kernel[...])
     draw(row[1], queue, slots=len(queue))
@@ -150,15 +170,15 @@ for ax, title in zip(
 for ax in axes.flat:
     ax.grid(False)
     ax.spines[:].set_visible(False)
-fig.supxlabel("colors and numbers: the device that holds the part", fontsize=11)
+fig.supxlabel("color and number: the device that holds this part", fontsize=11)
 plt.show()
 
 # %% [markdown]
-# ## What a device holds, and what is communicated
+# ## How much does a device hold, and what does it send?
 #
-# Bytes are counted on the shards themselves, on the fullest device. All-reduces are counted in the
-# compiled program of `update` alone (its gradients come sharded like the kernels): for `phi="max"`
-# the devices must agree on the largest square of each tensor, and that is all they exchange.
+# We count the bytes of the shards on the device that holds most. We also compile `update` alone,
+# with gradients that are sharded like the kernels, and count the all-reduces in the program. An
+# all-reduce combines numbers of several devices, such as a maximum or a sum.
 
 
 # %%
@@ -198,18 +218,29 @@ table(["state of", "bytes, 1 device", "each of 4 x 2", "all-reduces", "numbers i
 print(f"The model has {kernels} sharded kernels.")
 
 # %% [markdown]
-# Every state shrinks with the number of devices, as the parameters do (biases and counters stay
-# whole). The queue keeps its price, six times Adam's state at n = 10, unless it is made smaller or
-# done without.
+# - With more devices every state becomes smaller on each of them, as the parameters do. Only biases
+#   and counters stay whole. In `AdaShift (factored, ema)` the numbers of rows and columns are cut
+#   along one mesh axis, so this state shrinks a little less: to a seventh instead of an eighth.
+# - `AdaShift (max, n=10)` holds six times Adam's state, because its queue has n + 1 slots. A queue
+#   in bfloat16 takes about half of that. The hopping window takes as much as Adam, and the
+#   recommended `AdaShift (factored, ema)` half as much. "max" without momentum (b1 = 0) takes a few
+#   hundred bytes.
+# - Adam and `phi="none"` send nothing. With `phi="max"` the devices agree on the largest square of
+#   each kernel: one number for each kernel and mesh axis. With "factored" they send one number for
+#   each row and column that a device holds, and one for each kernel. Both phi put these numbers
+#   into one all-reduce for each mesh axis.
 #
-# ## The same training on every mesh
+# ## Is the training the same on every mesh?
+#
+# We train with `AdaShift (max, n=10)` on each mesh, on the same batches. The run on 8 x 1 saves a
+# checkpoint when half of its steps are done, and goes on.
 
 
 # %%
 @nnx.jit(donate_argnums=(0, 1))
 def train_step(model, optimizer, step):
     x = jax.random.normal(jax.random.fold_in(jax.random.key(2), step), (BATCH, WIDTH))
-    x = jax.lax.with_sharding_constraint(x, P("fsdp"))  # every device its part of the batch
+    x = jax.lax.with_sharding_constraint(x, P("fsdp"))  # each device has a part of the batch
     y = jnp.roll(jnp.abs(x), 1, axis=1)
     loss, grads = nnx.value_and_grad(lambda model: jnp.mean((model(x) - y) ** 2))(model)
     optimizer.update(model, grads)
@@ -239,13 +270,13 @@ def same_gradients(mesh, model, optimizer, steps=12):
     return [np.asarray(u) for u in jax.tree.leaves(updates)]
 
 
-HALF, NAME = STEPS // 2, "AdaShift, n = 10"
+HALF = STEPS // 2
 folder = Path(tempfile.mkdtemp()) / "half"
 losses, ends = {}, {}
 for mesh in MESHES:
     model, optimizer = create(mesh, NAME)
     losses[mesh] = train(mesh, model, optimizer, range(HALF))
-    if mesh == "8 x 1":  # saved in the middle, and on it goes
+    if mesh == "8 x 1":
         with ocp.StandardCheckpointer() as checkpointer:
             checkpointer.save(folder, nnx.as_pure(nnx.state((model, optimizer))))
         saved = arrays(model, optimizer)
@@ -254,8 +285,10 @@ for mesh in MESHES:
     ends[mesh] = arrays(model, optimizer)
 
 # %% [markdown]
-# The checkpoint of the run on 8 x 1 is now restored by Orbax, once on the same mesh and once on
-# 4 x 2: a fresh model and optimizer tell where each array belongs there.
+# Orbax now restores the checkpoint of 8 x 1, once on the same mesh and once on 4 x 2. It needs to
+# know where each array belongs; a new model and optimizer on the mesh tell it. Then we compare
+# three things with the run that was not interrupted: the arrays that arrive, the updates that the
+# optimizer makes of 12 given gradients, and the losses of the rest of the training.
 
 # %%
 resumed, restored = {}, {}
@@ -280,56 +313,60 @@ def apart(a, b):
 whole = losses["1 x 1"]
 rows = []
 for mesh in ("8 x 1", "4 x 2"):
-    rows.append([f"trained on {mesh}: losses", f"{apart([losses[mesh]], [whole]):.0e}", ""])
+    difference = f"{apart([losses[mesh]], [whole]):.0e}"
+    rows.append([f"trained on {mesh}: losses, against 1 x 1", difference, ""])
 for mesh, (arrived, updates) in restored.items():
     distance = apart([resumed[mesh][0]], [losses["8 x 1"][HALF:]])
+    same = same_bits(resumed[mesh][1], ends["8 x 1"])
     rows += [
         [f"restored on {mesh}: parameters and state", "", same_bits(arrived, saved)],
-        ["   12 updates from given gradients", "", same_bits(updates, wanted)],
-        ["   losses to the end", f"{distance:.0e}", same_bits(resumed[mesh][1], ends["8 x 1"])],
+        [f"restored on {mesh}: 12 updates", "", same_bits(updates, wanted)],
+        [f"restored on {mesh}: losses to the end", f"{distance:.0e}", same],
     ]
-table(["against 1 device, or 8 x 1 going on", "relative difference", "bit for bit"], rows)
+table(["against the run on 8 x 1", "relative difference", "bit for bit"], rows)
 
 # %%
-# Figure: Left: training on 8 devices, and after a restart on another mesh, follows training on one
-# device. Right: on 8 devices each holds about an eighth of the state, except with b1 = 0, where
-# the state is a few numbers.
+# Figure: Left: three trainings that cannot be told apart: on one device, on 8 x 1, and on 4 x 2
+# after a restart. Right: each of 8 devices holds about an eighth of the state, except with b1 = 0,
+# where the state is a few numbers.
 # Alt: Two panels. Left: three coinciding curves of the training loss over 300 steps, with a dotted
 # line at the restart in the middle. Right: bars of the state per device in kilobytes on a
-# logarithmic scale, for six optimizers on one device and on each of 8.
-_, (left, right) = plt.subplots(1, 2, figsize=(9.0, 3.6), width_ratios=(1, 1.1))
-left.plot(whole, color="#bbbbbb", linewidth=6, label="1 device")
-left.plot(losses["8 x 1"], color=COLORS["AdaShift"], label="8 x 1, saved in the middle")
-left.plot(range(HALF, STEPS), resumed["4 x 2"][0], "--", color="#D55E00", label="restored on 4 x 2")
+# logarithmic scale, for seven optimizers, on one device and on each of 8.
+fig, (left, right) = plt.subplots(1, 2, figsize=(9.0, 4.2))
+blue, orange = color("AdaShift"), color("AdaShift (none)")
+steps = np.arange(1, STEPS + 1)
+left.plot(steps, whole, color="#bbbbbb", linewidth=6, label="1 x 1")
+left.plot(steps, losses["8 x 1"], color=blue, label="8 x 1")
+left.plot(steps[HALF:], resumed["4 x 2"][0], "--", color=orange, label="restored on 4 x 2")
 left.axvline(HALF, ymax=0.55, color="gray", linestyle=":")
-left.set(xlabel="steps", ylabel="training loss", ylim=0)
+left.text(HALF, 0.57, "checkpoint", ha="center", transform=left.get_xaxis_transform())
+left.set(xlabel="step", ylabel="training loss", ylim=0, title="AdaShift (max, n=10)")
 left.legend(loc="upper right")
 places = np.arange(len(OPTIMIZERS))
 kilobytes = np.array([[*on_one.values()], [*on_eight.values()]]) / 1000
 right.barh(places - 0.2, kilobytes[0], 0.38, color="#bbbbbb", label="1 device")
-right.barh(places + 0.2, kilobytes[1], 0.38, color=COLORS["AdaShift"], label="each of 8")
-right.set_yticks(places, [name.replace("AdaShift, ", "") for name in OPTIMIZERS])
-right.set(xlabel="state per device, kB", xscale="log", xlim=0.1)
+right.barh(places + 0.2, kilobytes[1], 0.38, color=blue, label="each of 8 devices")
+right.set_yticks(places, [textwrap.fill(name, 22) for name in OPTIMIZERS], fontsize=9)
+right.set(xlabel="state per device [kB]", xscale="log", xlim=0.1)
 right.invert_yaxis()
-right.legend(loc="center", bbox_to_anchor=(0.65, 0.265), ncols=2)
+right.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2)
 plt.show()
 
 # %% [markdown]
-# ## What was shown
+# - Training on 8 devices has the losses of training on one, up to rounding.
+# - A checkpoint arrives bit for bit on both meshes. From the same gradients the optimizer also
+#   makes the same 12 updates, bit for bit, on both meshes.
+# - On the mesh where the run was saved, the rest of the training is the same bit for bit. On
+#   another mesh it differs by rounding, because the sums in the gradients of the network are cut in
+#   other places.
 #
-# - An unmodified `nnx.Optimizer` puts every slot of the queue, the momentum and an element-wise v
-#   where the kernel is; the axis of the slots is not cut. A v per tensor is a number that every
-#   device has.
-# - Each of 8 devices holds less than a seventh of every state that has the size of the parameters
-#   (an eighth of the kernels', and biases whole). With a queue of 10 AdaShift's is six times as
-#   large as Adam's; with the hopping window it is as large, and without momentum next to nothing.
-# - `phi="max"` exchanges one number per sharded kernel and mesh axis, and XLA puts all of them
-#   into one all-reduce per axis. `phi="none"` and Adam exchange nothing. Devices simulated on one
-#   machine do not show what an all-reduce costs in time.
-# - Training on 8 devices is that on one, up to rounding. A checkpoint arrives bit for bit on
-#   either mesh, and from the same gradients the optimizer goes on bit for bit. On the mesh that it
-#   was saved on, the whole training does. On another mesh it differs by roundings, because the
-#   sums in the network's own gradients are cut in other places.
+# ## The answer
+#
+# Each slot of the queue, the momentum and a v with one number for each element lie where the
+# parameter lies, without a change to `nnx.Optimizer` or to the training step. Each of 8 devices
+# holds about an eighth of the state and sends nothing or one all-reduce for each mesh axis, in
+# which "max" has one number for each kernel and "factored" one for each row and column. A run goes
+# on from a checkpoint bit for bit on the same mesh, and up to rounding on another mesh.
 
 # %%
 for leaf in (queue, none.queue["layers"][0]["up"]["kernel"][...]):
@@ -337,12 +374,21 @@ for leaf in (queue, none.queue["layers"][0]["up"]["kernel"][...]):
 for tree in (optimizer.opt_state[0].mu, none.nu):
     assert tree["layers"][0]["up"]["kernel"][...].sharding.spec == P("fsdp", "tensor")
 for name in OPTIMIZERS:
-    silent = name in ("Adam", "AdaShift, none, n = 3")
-    assert exchanged[name] == ((0, 0, 0) if silent else (2, 2 * kernels, 0))
-    assert on_eight[name] < on_one[name] / 7 or name == "AdaShift, b1 = 0"
-assert on_one["AdaShift, b1 = 0"] < 0.001 * on_one["Adam"]
+    if name != FACTORED:
+        assert exchanged[name] == ((0, 0, 0) if name in ("Adam", NONE) else (2, 2 * kernels, 0))
+        assert on_eight[name] < on_one[name] / 7 or name == "AdaShift (max, b1=0)"
+parts = [p.sharding.shard_shape(p.shape) for p in jax.tree.leaves(params) if p.ndim == 2]
+assert exchanged[FACTORED] == (2, sum(rows + columns + 1 for rows, columns in parts), 0)
+of_rows, of_columns = (
+    stat["layers"][0]["up"]["kernel"][...] for stat in create("4 x 2", FACTORED)[1].opt_state[0].nu
+)
+assert of_rows.sharding.shard_shape(of_rows.shape) == (WIDTH // 4, 1)
+assert of_columns.sharding.shard_shape(of_columns.shape) == (1, HIDDEN // 2)
+assert on_eight[FACTORED] < on_one[FACTORED] / 6.5
+assert on_one["AdaShift (max, b1=0)"] < 0.001 * on_one["Adam"]
 assert 5.9 < on_one[NAME] / on_one["Adam"] < 6.1
-assert on_one["AdaShift, hopping, n = 20"] < 1.01 * on_one["Adam"]
+assert on_one["AdaShift (max, hopping, n=20)"] < 1.01 * on_one["Adam"]
+assert on_one[FACTORED] < 0.55 * on_one["Adam"]
 assert losses["8 x 1"][-1] < losses["8 x 1"][0] / 4
 for mesh in ("8 x 1", "4 x 2"):
     assert apart([losses[mesh]], [whole]) < 1e-5
