@@ -106,15 +106,16 @@ def test_a_terminal_has_a_bar_that_says_what_is_done(monkeypatch):
     monkeypatch.setenv("TERM", "xterm")
     monkeypatch.setenv("COLUMNS", "60")
     monkeypatch.setattr(sys, "stderr", terminal)
-    with _report.Report(7) as report:
+    with _report.Report(150) as report:
         report.compiling("AdaShift (factored, ema)")
         report.bar.refresh()
         report.training("Adam")
         report.finished()
     shown = terminal.getvalue()
-    assert "compiling AdaShift (factored, ema) ..." in shown
+    assert "compiling AdaShift (factored, ema) " in shown
+    assert "  0/150" in shown  # whole, beside the longest name
     assert "Adam" in shown.split("\r")[-1]
-    assert "1/7" in shown.split("\r")[-1]
+    assert "1/150" in shown.split("\r")[-1]
 
 
 def test_lines_of_progress_come_at_intervals(monkeypatch, capsys):

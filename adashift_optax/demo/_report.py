@@ -55,8 +55,8 @@ class Report:
 
     def compiling(self, what: str) -> None:
         """Say what JAX compiles next, which takes a second or more."""
-        self.check()
-        self._say(f"compiling {what} ...")
+        self.training(f"compiling {what}")
+        self._print_line(f"compiling {what} ...")
 
     def training(self, what: str) -> None:
         """Say which optimizer is trained next."""
@@ -68,11 +68,9 @@ class Report:
         self.done += 1
         self.bar.update(self.task, completed=self.done)
         if self.done == self.total or time.monotonic() - self.last_line > INTERVAL:
-            self._say(f"{self.done} of {self.total} runs done")
+            self._print_line(f"{self.done} of {self.total} runs done")
 
-    def _say(self, text: str) -> None:
+    def _print_line(self, text: str) -> None:
         self.last_line = time.monotonic()
         if self.plain:
             print(text, file=sys.stderr, flush=True)
-        else:
-            self.bar.update(self.task, description=text)

@@ -3,6 +3,7 @@
 import csv
 import io
 import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -45,8 +46,8 @@ def write_whole(path: Path, content: bytes) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def save_csv(rows: list[Row], path: Path) -> None:
-    """Write the rows under a header line."""
+def as_csv(rows: Iterable[Iterable[Any]]) -> str:
+    """Return rows as lines of a CSV file."""
     text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows([Row._fields, *rows])
-    write_whole(path, text.getvalue().encode())
+    csv.writer(text, lineterminator="\n").writerows(rows)
+    return text.getvalue()

@@ -31,6 +31,7 @@ def run(
     total = len(names) * len(_training.LEARNING_RATES) * seeds
     numbers, curves = output / f"{dataset}.csv", output / f"{dataset}.png"
     rows: list[_training.Row] = []
+    lines = _results.as_csv([_training.Row._fields])
     previous = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         data = _data.load(dataset, data_dir)  # may download, which Ctrl-C ends at once
@@ -38,7 +39,8 @@ def run(
             output.mkdir(parents=True, exist_ok=True)
             for finished in _training.compare(data, names, epochs, seeds, report):
                 rows += finished
-                _results.save_csv(rows, numbers)
+                lines += _results.as_csv(finished)
+                _results.write_whole(numbers, lines.encode())
                 curves.unlink(missing_ok=True)  # those of an earlier comparison
                 report.finished()
         with _writing_to(output):

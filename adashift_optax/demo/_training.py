@@ -90,64 +90,69 @@ def train_epoch(
 
 
 @partial(jax.jit, static_argnums=0)
-def scores(graphdef: Any, params: Any, parts: tuple[Examples, Examples]) -> jax.Array:
-    """Return loss and accuracy on each part: four numbers."""
-    return jnp.array([evaluate(graphdef, params, part) for part in parts]).ravel()
+def measures(
+    graphdef: Any, params: Any, train_loss: jax.Array, parts: tuple[Examples, ...]
+) -> jax.Array:
+    """Return the loss of training, then loss and accuracy on each part: one array to fetch."""
+    return jnp.array([train_loss, *(m for part in parts for m in evaluate(graphdef, params, part))])
 
 
-class Programs:
-    """What a comparison compiles: once, because neither programs nor states depend on the rate."""
+class Trainer:
+    """What the runs of a comparison share: data, the starts of each seed, compiled programs.
 
-    def __init__(self, data: Dataset, names: list[str], seeds: int, report: Report) -> None:
+    A program serves all learning rates, because neither it nor a state depends on them.
+    """
+
+    def __init__(
+        self, data: Dataset, names: list[str], epochs: int, seeds: int, report: Report
+    ) -> None:
         self.train, *parts = jax.tree.map(jnp.asarray, data)
         self.parts = tuple(parts)
-        self.steps = max(1, len(self.train.labels) // BATCH_SIZE)
-        self.inits, self.epochs = {}, {}
+        self.orders = [self._orders(np.random.default_rng(seed), epochs) for seed in range(seeds)]
         report.compiling("the network")
-        shape = self.train.images.shape[1:]
-        make_network = nnx.jit(lambda key: Network(shape, nnx.Rngs(key)))
+        make_network = nnx.jit(lambda key: Network(self.train.images.shape[1:], nnx.Rngs(key)))
         networks = [nnx.split(make_network(jax.random.key(seed))) for seed in range(seeds)]
         # Dictionaries of arrays: JAX flattens them at every call, and Flax's own types slowly.
         self.starts = [nnx.to_pure_dict(params) for _, params in networks]
         graphdef, params = networks[0][0], self.starts[0]
-        self.scores = scores.lower(graphdef, params, self.parts).compile()
-        inputs = (jnp.float32(0), self.train, self.order(np.random.default_rng(0)))
+        zero = jnp.float32(0)
+        self.measures = measures.lower(graphdef, params, zero, self.parts).compile()
+        self.inits, self.epochs = {}, {}
         for name in names:
             report.compiling(OPTIMIZERS[name].label)
             self.inits[name] = jax.jit(make_optimizer(name, LEARNING_RATES[0]).init)
             carry = params, self.inits[name](params)
-            self.epochs[name] = train_epoch.lower(name, graphdef, carry, *inputs).compile()
+            lowered = train_epoch.lower(name, graphdef, carry, zero, self.train, self.orders[0][0])
+            self.epochs[name] = lowered.compile()
 
-    def order(self, rng: np.random.Generator) -> jax.Array:
-        """Return the batches of one epoch: rows of indices of examples."""
-        order = rng.permutation(len(self.train.labels))[: self.steps * BATCH_SIZE]
-        return jnp.asarray(order.reshape(self.steps, -1), jnp.int32)
+    def _orders(self, rng: np.random.Generator, epochs: int) -> list[jax.Array]:
+        """Return the batches of each epoch: rows of indices of examples."""
+        size = len(self.train.labels)
+        steps = max(1, size // BATCH_SIZE)
+        orders = (rng.permutation(size)[: steps * BATCH_SIZE] for _ in range(epochs))
+        return [jnp.asarray(order.reshape(steps, -1), jnp.int32) for order in orders]
 
-    def run(
-        self, name: str, learning_rate: float, seed: int, epochs: int, report: Report
-    ) -> Iterator[Row]:
+    def run(self, name: str, learning_rate: float, seed: int, report: Report) -> Iterator[Row]:
         """Train one optimizer; yield a row after each epoch."""
         params = jax.tree.map(jnp.copy, self.starts[seed])  # an epoch reuses its memory
         carry = params, self.inits[name](params)
         state_bytes = sum(leaf.nbytes for leaf in jax.tree.leaves(carry[1]))
-        rate, rng = jnp.float32(learning_rate), np.random.default_rng(seed)
-        for epoch in range(1, epochs + 1):
+        rate = jnp.float32(learning_rate)
+        for epoch, order in enumerate(self.orders[seed], 1):
             report.check()
-            inputs = (rate, self.train, self.order(rng))
             start = time.perf_counter()
-            carry, loss = jax.block_until_ready(self.epochs[name](carry, *inputs))
-            speed = self.steps / (time.perf_counter() - start)
-            numbers = np.asarray(self.scores(carry[0], self.parts)).tolist()
-            row = [name, learning_rate, seed, epoch, float(loss), *numbers, speed, state_bytes]
-            yield Row._make(row)
+            carry, loss = jax.block_until_ready(self.epochs[name](carry, rate, self.train, order))
+            speed = len(order) / (time.perf_counter() - start)
+            numbers = np.asarray(self.measures(carry[0], loss, self.parts)).tolist()
+            yield Row._make([name, learning_rate, seed, epoch, *numbers, speed, state_bytes])
 
 
 def compare(
     data: Dataset, names: list[str], epochs: int, seeds: int, report: Report
 ) -> Iterator[list[Row]]:
     """Train each optimizer at each learning rate from each seed; yield the rows of each run."""
-    programs = Programs(data, names, seeds, report)
+    trainer = Trainer(data, names, epochs, seeds, report)
     # All optimizers in turn, so that the load of the machine is the same for their speeds.
     for learning_rate, seed, name in itertools.product(LEARNING_RATES, range(seeds), names):
         report.training(OPTIMIZERS[name].label)
-        yield list(programs.run(name, learning_rate, seed, epochs, report))
+        yield list(trainer.run(name, learning_rate, seed, report))
