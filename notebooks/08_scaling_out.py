@@ -379,11 +379,12 @@ for name in OPTIMIZERS:
         assert on_eight[name] < on_one[name] / 7 or name == "AdaShift (max, b1=0)"
 parts = [p.sharding.shard_shape(p.shape) for p in jax.tree.leaves(params) if p.ndim == 2]
 assert exchanged[FACTORED] == (2, sum(rows + columns + 1 for rows, columns in parts), 0)
-of_rows, of_columns = (
+of_rows, of_columns, of_both = (
     stat["layers"][0]["up"]["kernel"][...] for stat in create("4 x 2", FACTORED)[1].opt_state[0].nu
 )
 assert of_rows.sharding.shard_shape(of_rows.shape) == (WIDTH // 4, 1)
 assert of_columns.sharding.shard_shape(of_columns.shape) == (1, HIDDEN // 2)
+assert of_both.shape == (1, 1)
 assert on_eight[FACTORED] < on_one[FACTORED] / 6.5
 assert on_one["AdaShift (max, b1=0)"] < 0.001 * on_one["Adam"]
 assert 5.9 < on_one[NAME] / on_one["Adam"] < 6.1
