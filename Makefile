@@ -36,6 +36,7 @@ bench: .venv/bench
 
 # The compilers for TPUs and for an H100 run on any Linux machine; each has its own environment.
 bench-compiled: .venv-tpu/tpu .venv-cuda/cuda
+	.venv-tpu/bin/python -m benchmarks.compiled.run cpu $(ARGS)
 	.venv-tpu/bin/python -m benchmarks.compiled.run tpu $(ARGS)
 	.venv-cuda/bin/python -m benchmarks.compiled.run h100 $(ARGS)
 

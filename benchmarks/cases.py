@@ -1,15 +1,4 @@
-"""The table of cases: what is measured, against what, and what it should reach.
-
-Bytes that one step (update and apply) must move per parameter, in float32: what is as large as the
-parameters, read or written once. The update itself need not be stored.
-
-    gradient, read; parameter, read and written      12   every optimizer
-    an array of the state, rewritten (m, v, S)        8   each
-    an array of the state, only read                  4   each
-    queue: one slot written, the oldest one read      8   4 in bfloat16
-
-Without apply (the parameter neither read nor written, but the update written) it is 4 less.
-"""
+"""The table of cases: what is measured, against what, and what it should reach."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -24,65 +13,28 @@ import optax.contrib
 from adashift_optax import STATIC_ARGS, scale_by_adashift
 from benchmarks.programs import LOOP_LENGTH, Make, matrices, pair, program, sharded_matrices
 from benchmarks.timing import Run
+from benchmarks.variants import (
+    ADAM_MOVES,
+    DELAYS,
+    LINES,
+    SIZE_LINES,
+    SIZES,
+    TARGETS,
+    VARIANTS,
+    adashift,
+    delay,
+)
 
 SIDE = 1024 if jax.default_backend() == "cpu" else 2048  # so that a GPU outlasts the dispatch
 PARAMETERS = 8 * (SIDE**2 + SIDE)
 
 STEP = f"AdaShift: a donated step of {PARAMETERS / 1e6:.1f} million parameters"
 OTHERS = "Other optimizers of Optax, likewise"
-PROGRAMS = "AdaShift (phi = max, sliding, n = 10 unless named) in other programs"
+PROGRAMS = "AdaShift (max, n=10) in other programs"
 SHARDED = "A donated step on a mesh, beside Adam's on the same"
 TORCH = "torch on the same arrays"
 TRAINING = "Training a transformer: tokens per second over Adam's, so that more is better"
 SWEEP = "for the plots"
-
-ADAM_MOVES = 12 + 2 * 8
-# The options of a variant, and the bytes that it must move.
-VARIANTS: dict[str, tuple[dict[str, Any], int]] = {
-    "max": ({}, 12 + 8 + 8),
-    "mean": ({"phi": "mean"}, 12 + 8 + 8),
-    "none": ({"phi": "none"}, 12 + 8 + 8 + 8),
-    "max, hopping": ({"window": "hopping"}, 12 + 2 * 8),
-    "mean, hopping": ({"phi": "mean", "window": "hopping"}, 12 + 2 * 8),
-    "none, hopping": ({"phi": "none", "window": "hopping"}, 12 + 2 * 8 + 8 + 4),  # between hops
-    "max, bfloat16 queue": ({"queue_dtype": jnp.bfloat16}, 12 + 8 + 4),
-    "factored": ({"phi": "factored"}, 12 + 8 + 8),
-    "factored, hopping": ({"phi": "factored", "window": "hopping"}, 12 + 2 * 8),
-    "max, b1=0": ({"b1": 0.0}, 12),
-    "none, b1=0": ({"phi": "none", "b1": 0.0}, 12 + 8),  # for n = 1, without a queue
-    "max, ema": ({"window": "ema"}, 12 + 8),
-    "factored, ema": ({"phi": "factored", "window": "ema"}, 12 + 8),
-    "outputs, ema": ({"phi": "mean", "block_axes": "outputs", "window": "ema"}, 12 + 8),
-    "none, ema": ({"phi": "none", "window": "ema"}, 12 + 8 + 8),  # for n = 1
-}
-# Variant, n, reach and stretch of the ratio, limit of the bytes of state per parameter.
-TARGETS = [
-    ("max", 10, 1.1, 1.0, 48.1),
-    ("max", 40, 1.1, 1.0, None),
-    ("mean", 10, 1.1, 1.0, 48.1),
-    ("mean", 40, 1.1, 1.0, None),
-    ("none", 10, 1.35, 1.2, 52.1),
-    ("none", 40, 1.35, 1.2, None),
-    ("max, hopping", 10, 1.05, 0.95, 8.1),
-    ("max, hopping", 40, 1.05, 0.95, 8.1),
-    ("mean, hopping", 10, 1.05, 0.95, 8.1),
-    ("mean, hopping", 40, 1.05, 0.95, 8.1),
-    ("none, hopping", 10, None, None, 20.1),
-    ("max, b1=0", 10, 0.8, 0.6, 0.1),
-    ("none, b1=0", 1, None, None, 4.1),
-    ("max, bfloat16 queue", 10, 1.2, 1.0, 26.1),
-    ("max, bfloat16 queue", 40, 1.2, 1.0, None),
-    ("factored", 10, 1.25, None, None),
-    ("factored, hopping", 10, 1.25, None, None),
-    ("max, ema", 1, None, None, 4.1),
-    ("factored, ema", 1, None, None, 4.1),
-    ("outputs, ema", 1, None, None, 4.1),
-    ("none, ema", 1, None, None, 8.1),
-]
-# The plots: what is not in the table.
-LINES = ("max", "none", "max, hopping", "max, bfloat16 queue")
-DELAYS = (2, 5, 20, 80)
-SIZES = [8 * (side**2 + side) for side in (35, 111, 353, 3535)]  # 1e4, 1e5, 1e6, 1e8
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,11 +72,6 @@ class Case:
     parameters: int = PARAMETERS
 
 
-def adashift(variant: str, n: int = 10) -> Make:
-    """A variant of the optimizer."""
-    return partial(scale_by_adashift, n, **VARIANTS[variant][0])
-
-
 def beside_adam(
     group: str,
     name: str,
@@ -157,8 +104,15 @@ def steps() -> list[Case]:
         ("Adam, against itself", optax.scale_by_adam, ADAM_MOVES),
         ("AMSGrad", optax.scale_by_amsgrad, ADAM_MOVES + 8),
         ("ADOPT", optax.contrib.scale_by_adopt, ADAM_MOVES),
+        ("Lion", optax.scale_by_lion, ADAM_MOVES - 8),
+        ("factored RMS + ema", factored_rms, ADAM_MOVES - 8),
     ]
     return ours + [beside_adam(OTHERS, name, make, moved=moved) for name, make, moved in others]
+
+
+def factored_rms() -> optax.GradientTransformation:
+    """The nearest to AdaShift (factored, ema) in Optax, without a delay."""
+    return optax.chain(optax.scale_by_factored_rms(), optax.ema(0.9))
 
 
 def programs() -> list[Case]:
@@ -168,10 +122,10 @@ def programs() -> list[Case]:
     not_donated = partial(beside, donate=False, against="Adam, not donated")
     return [
         in_scan("in lax.scan", adashift("max"), reach=1.25, stretch=1.1),
-        not_donated("hopping, not donated", adashift("max, hopping"), reach=1.2, stretch=1.0),
+        not_donated("max, hopping, not donated", adashift("max, hopping"), reach=1.2, stretch=1.0),
         not_donated("max, not donated", adashift("max")),
         not_donated("b1=0, not donated", adashift("max, b1=0")),
-        beside_adam(PROGRAMS, "max, healed by lax.cond", healed),
+        beside_adam(PROGRAMS, "max, NaNs removed by lax.cond", healed),
     ]
 
 
@@ -247,9 +201,9 @@ def sharded() -> list[Case]:
 
 def sweeps() -> list[Case]:
     """The lines of the plots: other n, other numbers of parameters."""
-    points = [(n, PARAMETERS) for n in DELAYS] + [(10, size) for size in SIZES]
+    points = [(variant, n, PARAMETERS) for n in DELAYS for variant in LINES]
+    points += [(variant, delay(variant), size) for size in SIZES for variant in SIZE_LINES]
     return [
         of_variant(SWEEP, variant, n, parameters=parameters, moved=None)
-        for n, parameters in points
-        for variant in LINES
+        for variant, n, parameters in points
     ]

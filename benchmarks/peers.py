@@ -10,9 +10,10 @@ import jax
 import numpy as np
 import optax
 
-from benchmarks.cases import ADAM_MOVES, PARAMETERS, TORCH, VARIANTS, Case, adashift
+from benchmarks.cases import PARAMETERS, TORCH, Case
 from benchmarks.programs import Make, matrices, program
 from benchmarks.timing import Run
+from benchmarks.variants import ADAM_MOVES, VARIANTS, adashift
 
 # Threads that wait sleep instead of spinning: on a machine with other work, spinning makes torch
 # 20 times slower, and it slows the JAX program that is timed next. On an idle one it gains 15 %.

@@ -6,11 +6,14 @@ import math
 import os
 import platform
 import re
+from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import NamedTuple
 
 import jax
+
+from benchmarks.labels import label
 
 
 class Row(NamedTuple):
@@ -114,52 +117,44 @@ def save_csv(rows: list[Row], path: Path) -> None:
     write_whole(path, text.getvalue().encode())
 
 
+def load_csv(path: Path) -> list[Row]:
+    """The rows that `save_csv` wrote."""
+    kinds = Row.__annotations__
+    with path.open(encoding="utf-8", newline="") as file:
+        lines = list(csv.DictReader(file))
+    return [Row(**{name: kinds[name](text) for name, text in line.items()}) for line in lines]
+
+
 def _number(value: float, digits: int) -> str:
     return "" if math.isnan(value) else f"{value:.{digits}f}"
 
 
-def _limit(*values: float, digits: int) -> str:
-    given = [_number(v, digits) for v in values if not math.isnan(v)]
-    return f" ({'; '.join(given)})" if given else ""
+Column = tuple[str, Callable[[Row], str]]
+
+COLUMNS: list[Column] = [
+    ("optimizer or program", lambda row: label(row.name)),
+    ("compared with", lambda row: label(row.against)),
+    ("ratio", lambda row: f"{row.ratio:.2f}"),
+    ("quartiles", lambda row: f"{row.low:.2f} to {row.high:.2f}"),
+    ("state, bytes / parameter", lambda row: _number(row.state, 2)),
+    ("temporaries, bytes / parameter", lambda row: _number(row.temporary, 2)),
+    ("least moved, bytes / parameter", lambda row: _number(row.moved, 0)),
+    ("share of the bandwidth", lambda row: _number(row.bandwidth, 2)),
+]
 
 
-COLUMNS = (
-    "case",
-    "against",
-    "ratio",
-    "quartiles",
-    "reach (stretch)",
-    "state B/param (limit)",
-    "temporary B/param",
-    "moved B/param",
-    "of bandwidth",
-    "verdict",
-)
-
-
-def cells(row: Row) -> list[str]:
-    """A row of a table."""
-    reach = _number(row.reach, 2) + _limit(row.stretch, digits=2)
-    state = _number(row.state, 2) + _limit(row.state_limit, digits=1)
-    return [
-        row.name,
-        row.against,
-        f"{row.ratio:.3f}",
-        f"{row.low:.3f} to {row.high:.3f}",
-        reach,
-        state,
-        _number(row.temporary, 3),
-        _number(row.moved, 0),
-        _number(row.bandwidth, 2),
-        row.verdict,
-    ]
+def table(rows: list[Row]) -> list[str]:
+    """The lines of a Markdown table, without the columns that have no number."""
+    columns = [[name, *map(show, rows)] for name, show in COLUMNS]
+    columns = [cells for cells in columns if any(cells[1:])]
+    rule = f"|---|---|{'---:|' * (len(columns) - 2)}"
+    head, *body = [f"| {' | '.join(cells)} |" for cells in zip(*columns, strict=True)]
+    return [head, rule, *body]
 
 
 def save_tables(rows: list[Row], title: str, heading: str, path: Path) -> None:
     """Write a Markdown table for each group."""
     lines = [f"# {title}", "", heading]
     for group in dict.fromkeys(row.group for row in rows):
-        lines += ["", f"## {group}", "", f"| {' | '.join(COLUMNS)} |"]
-        lines.append(f"|---|---|{'---:|' * (len(COLUMNS) - 3)}---|")
-        lines += [f"| {' | '.join(cells(row))} |" for row in rows if row.group == group]
+        lines += ["", f"## {group}", "", *table([row for row in rows if row.group == group])]
     write_whole(path, "\n".join([*lines, ""]).encode())

@@ -7,10 +7,8 @@ from pathlib import Path
 
 import jax
 
-from benchmarks import cases, peers, plots, report, timing, transformer
+from benchmarks import cases, overview, peers, plots, report, timing, transformer
 from benchmarks.measure import measure
-
-RESULTS = Path(__file__).parent / "results"
 
 
 def main() -> int:
@@ -39,11 +37,11 @@ def main() -> int:
     every = cases.sharded() if args.sharded else every_case(args.quick)
     todo = [case for case in every if args.only in f"{case.group}: {case.name}"]
     part = args.quick or args.only
-    folder = (args.output or Path("runs/benchmarks" if part else RESULTS)) / report.slug()
+    folder = (args.output or Path("runs/benchmarks" if part else overview.RESULTS)) / report.slug()
     folder.mkdir(parents=True, exist_ok=True)
 
     csv, table = ("sharded.csv", "sharded.md") if args.sharded else ("results.csv", "table.md")
-    title = f"{'On a mesh' if args.sharded else 'Results'}: {report.machine()}"
+    title = f"{title_of(args.sharded)}: {report.machine()}"
     heading = describe(settings)
     print(heading)
     rows: list[report.Row] = []
@@ -55,11 +53,19 @@ def main() -> int:
         shown = [row for row in rows if row.group != cases.SWEEP]
         report.save_tables(shown, title, heading, folder / table)
         elapsed = time.perf_counter() - start
-        print(f"{number}/{len(todo)}, {elapsed:.0f} s: {row.name}: {row.ratio:.3f} {row.verdict}")
+        print(f"{number}/{len(todo)}, {elapsed:.0f} s: {row.name}: {row.ratio:.3f}")
     if not args.only and not args.sharded:
         plots.save_all(rows, report.machine(), folder)
+    if folder.parent == overview.RESULTS:
+        overview.save()
     print(f"wrote {folder} in {time.perf_counter() - start:.0f} s")
     return 0
+
+
+def title_of(sharded: bool) -> str:
+    """What the tables are of."""
+    kind = jax.default_backend().upper()
+    return f"Times on a mesh of {kind} devices" if sharded else f"Times on a {kind}"
 
 
 def every_case(quick: bool) -> list[cases.Case]:
@@ -80,15 +86,15 @@ def describe(settings: timing.Settings) -> str:
     runs = [timing.copy(), timing.copy(donate=False)]
     fresh = timing.ratio(timing.interleave(runs, settings), 1, 0)
     how = (
-        "device time, from two numbers of enqueued steps"
+        "The times are those of the device: the difference between 120 and 20 enqueued steps."
         if len(settings.lengths) == 2
-        else "one call at a time"
+        else "The times are those of single calls."
     )
     return (
-        f"{report.machine()}. {report.versions()}.\n\n"
-        f"Timed: {how}. Ratios are medians over rounds in which base and case alternate. "
-        '"Of bandwidth" is against a copy in place; a copy into newly allocated memory takes '
-        f"{fresh.median:.1f} times as long. benchmarks/README.md explains the columns."
+        f"{report.versions()}. {how} A ratio is the median over rounds in which both programs run "
+        "once, and the quartiles enclose the middle half of the rounds. Scaling an array into "
+        f"newly allocated memory took {fresh.median:.1f} times as long as scaling it in place. "
+        "[What do the columns mean?](../../README.md#what-do-the-columns-of-the-cpu-tables-mean)"
     )
 
 

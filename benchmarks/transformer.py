@@ -13,9 +13,10 @@ import optax.contrib
 from flax import nnx
 
 from adashift_optax import scale_by_adashift
-from benchmarks.cases import ADAM_MOVES, PROGRAMS, TRAINING, Case, adashift, beside_adam
+from benchmarks.cases import PROGRAMS, TRAINING, Case, beside_adam
 from benchmarks.programs import Make, compilation, random_like
 from benchmarks.timing import Program, Run
+from benchmarks.variants import ADAM_MOVES, adashift
 
 BATCH_SIZE, CONTEXT = 32, 64
 VOCABULARY = 256

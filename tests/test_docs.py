@@ -8,6 +8,7 @@ import re
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import optax
 import pytest
 
@@ -34,17 +35,51 @@ def test_code_blocks(page, capsys):
         assert line.startswith(comment.removesuffix("..."))
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_the_tables_of_memory(dtype):
-    """Each row is code, and the bytes of state that it needs per parameter of large kernels."""
+def held(tx, dtype):
+    """Bytes of state per parameter of large leaves."""
     params = {f"w{i}": jax.ShapeDtypeStruct((1024, 1024), dtype) for i in range(8)}
-    tables = PAGES["memory"].split("| optimizer, for bfloat16 parameters |")
-    rows = re.findall(r"^\| `(.+)` \| (\d+) \|$", tables[dtype == "bfloat16"], re.M)
+    return state_bytes(tx, params) / sum(p.size for p in params.values())
+
+
+def test_the_table_of_memory():
+    """Each row is code, and the bytes of state that it needs per parameter of large leaves."""
+    rows = re.findall(r"^\| `(.+)` \| (\d+) \| (\d+) \|$", PAGES["memory"], re.M)
     assert rows
-    for code, figure in rows:
+    for code, *figures in rows:
         tx = eval(code, {"adashift": adashift, "optax": optax})
-        held = state_bytes(tx, params) / sum(p.size for p in params.values())
-        assert int(figure) <= held < int(figure) + 0.2, code
+        for figure, dtype in zip(figures, ("float32", "bfloat16"), strict=True):
+            assert int(figure) <= held(tx, dtype) < int(figure) + 0.2, (code, dtype)
+
+
+def zero_updates(tx):
+    """How many updates at the start are zero, of gradients that never are."""
+    grads = jnp.linspace(-1.0, 1.5, 12 * 4).reshape(12, 2, 2)
+    state = tx.init(grads[0])
+    _, updates = jax.lax.scan(lambda state, g: tx.update(g, state, g)[::-1], state, grads)
+    return int(jnp.argmax(jnp.any(updates != 0, axis=(1, 2))))
+
+
+def test_the_table_of_differs():
+    """Bytes and zero updates of each row are those of the optimizer of this name on the page."""
+    names = {}
+    exec(compile(CODE["differs"][0], "differs", "exec"), names)
+    optimizers = names["optimizers"]
+    rows = re.findall(r"^\| (.+?) \|.*\| (\d+) \|.*\| (\d+) \|$", PAGES["differs"], re.M)
+    assert [name for name, _, _ in rows] == list(optimizers)
+    for name, figure, zeros in rows:
+        tx = optimizers[name]
+        assert int(figure) <= held(tx, "float32") < int(figure) + 0.2, name
+        with jax.numpy_dtype_promotion("standard"):  # as a user runs it
+            assert zero_updates(tx) == int(zeros), name
+
+
+FAQ = re.split(r"(?m)^## ", PAGES["faq"])[1:]
+
+
+@pytest.mark.parametrize("section", FAQ, ids=lambda section: section.splitlines()[0])
+def test_an_answer_is_short(section):
+    heading, prose = re.sub(r"(?s)```.*?```", "", section).split("\n", 1)
+    assert len(prose.split()) <= 90, heading
 
 
 def test_the_table_of_choosing():

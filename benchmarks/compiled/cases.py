@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import optax
 
 from benchmarks.compiled import models, optimizers
-from benchmarks.compiled.chips import H100, TPU, devices
+from benchmarks.compiled.chips import CPU, H100, TPU, devices
 from benchmarks.compiled.programs import Compiled, mesh, replicated, training, update
 
 # The sides of the matrices that are updated. On a GPU the way to reduce columns depends on them.
@@ -64,6 +64,7 @@ def files() -> dict[str, dict[str, Callable[[], list[Case]]]]:
     """For each kind of chip its files, and what makes their cases."""
     v5e, v6e, h100 = ("one v5e", "v5e:2x2"), ("one v6e", "v6e:2x2"), ("one H100", H100)
     return {
+        CPU: {"update-cpu": partial(updates, "one CPU", CPU, SIDES[:1])},
         TPU: {
             "update-v5e": partial(updates, *v5e, SIDES[:1]),
             "update-v6e": partial(updates, *v6e, SIDES[:1]),

@@ -7,9 +7,10 @@ import importlib.util
 import os
 from typing import Any
 
-TPU, H100 = "tpu", "h100"
+CPU, TPU, H100 = "cpu", "tpu", "h100"
 # What the compilers look for in the surroundings of a machine with such a chip.
 SURROUNDINGS = {
+    CPU: {"JAX_PLATFORMS": "cpu"},
     TPU: {
         "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",  # more than one process may compile
         "JAX_PLATFORMS": "cpu",
@@ -23,8 +24,8 @@ SURROUNDINGS = {
         "XLA_FLAGS": "--xla_gpu_autotune_level=0",
     },
 }
-PLUGINS = {TPU: "libtpu", H100: "jax_plugins.xla_cuda13"}
-EXTRAS = {TPU: "tpu", H100: "cuda"}
+PLUGINS = {CPU: "jaxlib", TPU: "libtpu", H100: "jax_plugins.xla_cuda13"}
+EXTRAS = {CPU: "bench", TPU: "tpu", H100: "cuda"}
 # Sizes and rates of the card (SXM, 80 GB) that its compiler asks for.
 CARD = {
     "block_dim_limit_x": 2**31 - 1,
@@ -66,13 +67,16 @@ def missing(kind: str) -> str:
 
 
 def devices(name: str) -> list[Any]:
-    """The chips of a topology: "h100", or e.g. "v5e:4x4".
+    """The chips of a topology: "cpu", "h100", or e.g. "v5e:4x4".
 
     Raises:
       RuntimeError: the compiler is not installed, or this version of JAX does not offer it.
     """
+    import jax
     from jax.experimental import topologies
 
+    if name == CPU:
+        return jax.devices(CPU)
     kind = H100 if name == H100 else TPU
     if lacking := missing(kind):
         raise RuntimeError(f"No compiler for {name}: {lacking}.")

@@ -1,6 +1,6 @@
 """``python -m benchmarks.compiled.run``: compiles for chips that need not be at hand.
 
-Writes a CSV file after each program, and the page of tables in the end.
+Writes a CSV file after each program, and the tables in the end.
 """
 
 import argparse
@@ -26,6 +26,7 @@ def main() -> int:
         parser.error(f"{lacking}; or run make bench-compiled, which does it")
     chips.prepare(args.chips)
 
+    from benchmarks import overview
     from benchmarks.compiled import cases, page, rows
 
     RESULTS.mkdir(parents=True, exist_ok=True)
@@ -43,6 +44,7 @@ def main() -> int:
             label = ", ".join(filter(None, case.key[1:]))
             print(f"{time.perf_counter() - start:.0f} s: {name}: {label}", flush=True)
     page.save(RESULTS)
+    overview.save()
     return 0
 
 
