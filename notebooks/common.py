@@ -49,11 +49,18 @@ def budget(full: int, quick: int) -> int:
     return quick if QUICK else full
 
 
+def color(label: str) -> str | None:
+    """The color of an optimizer, given its label: "Adam (b1=0.5)", "AdaShift (factored, ema)"."""
+    name, _, arguments = label.removesuffix(")").partition(" (")
+    keys = [label, *(f"{name}, {argument}" for argument in arguments.split(", ")), name]
+    return next((COLORS[key] for key in keys if key in COLORS), None)
+
+
 def band(ax: Axes, x: Any, runs: Any, name: str, label: str | None = None, **style: Any) -> None:
     """Draw the median over seeds and the range between the quartiles; runs is [seeds, len(x)]."""
     low, middle, high = np.quantile(np.asarray(runs), [0.25, 0.5, 0.75], axis=0)
-    color = style.pop("color", COLORS.get(name))
-    (line,) = ax.plot(x, middle, label=label or name, color=color, **style)
+    style.setdefault("color", color(name))
+    (line,) = ax.plot(x, middle, label=label or name, **style)
     ax.fill_between(x, low, high, color=line.get_color(), alpha=0.2, linewidth=0)
 
 
