@@ -4,7 +4,7 @@ BIN := .venv/bin
 SPHINX = $(BIN)/sphinx-build --quiet --fail-on-warning --keep-going -c docs -d docs/_build/doctrees
 
 .PHONY: demo distributed-demo notebooks check test test-compiled lint bench bench-compiled docs \
-  release-check clean
+  release-check address clean
 
 demo: .venv/demo
 	$(BIN)/python -m adashift_optax
@@ -45,6 +45,11 @@ test-compiled: .venv-tpu/tpu
 
 release-check: .venv/test .venv/release
 	$(BIN)/python tests/release.py $(ARGS)
+
+# The release and Read the Docs do this first: make address URL=https://github.com/NAME/adashift_optax
+address:
+	sed -i.bak 's|https://github.com/OWNER/adashift_optax|$(URL)|' pyproject.toml
+	rm pyproject.toml.bak
 
 .venv/%: pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv

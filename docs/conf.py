@@ -5,11 +5,20 @@ means the same file on the site, on GitHub and in an editor.
 """
 
 import re
+import sys
+import tomllib
+from pathlib import Path
 
 from docutils import nodes
-from latex2mathml.converter import convert
 
 import adashift_optax
+
+DOCS = Path(__file__).parent
+sys.path.insert(0, str(DOCS))
+import formulas  # noqa: E402
+import pages  # noqa: E402
+
+PYPROJECT = tomllib.loads((DOCS.parent / "pyproject.toml").read_text(encoding="utf-8"))
 
 project = "adashift_optax"
 author = "the adashift_optax authors"
@@ -43,9 +52,10 @@ doctest_test_doctest_blocks = "default"
 nitpicky = True  # without the inventories of other libraries: their names are no references here
 
 html_theme = "sphinx_book_theme"
-html_title = "adashift_optax"
+html_title = f"adashift_optax {version}"
+html_logo = "_static/logo.svg"
 html_favicon = "_static/favicon.svg"
-html_static_path = ["_static"]
+html_static_path = ["_static", "_build/static"]
 html_css_files = ["site.css"]
 html_additional_pages = {"index": "redirect.html"}
 templates_path = ["_templates"]
@@ -56,21 +66,14 @@ html_use_index = html_domain_indices = False
 html_theme_options = {
     "navbar_persistent": [],
     "show_toc_level": 2,
+    "logo": {"text": html_title, "alt_text": ""},
+    "repository_url": PYPROJECT["project"]["urls"]["Repository"],
+    "use_repository_button": True,
     "use_download_button": False,
     "use_fullscreen_button": False,
 }
 html_math_renderer = "mathml"
-
-
-def _math(translator, node):
-    """Writes a formula as MathML, which browsers show without any script."""
-    block, text = isinstance(node, nodes.math_block), node.astext()
-    if r"\\" in text:  # several lines, aligned at their &
-        text = rf"\begin{{split}}{text}\end{{split}}"
-    translator.body.append(translator.starttag(node, "div" if block else "span", "", CLASS="math"))
-    translator.body.append(convert(text, display="block" if block else "inline"))
-    translator.body.append("</div>\n" if block else "</span>")
-    raise nodes.SkipNode
+formulas.write_font(DOCS / "_build" / "static" / "formulas.woff")
 
 
 def _links(app, path, parent, content):
@@ -78,8 +81,29 @@ def _links(app, path, parent, content):
     content[0] = re.sub(r"\]\((?!https?:|#)", "](../", content[0])
 
 
+def _source(app, docname, content):
+    """Adds captions and links to the notebooks, and pictures to the gallery."""
+    folder, _, stem = docname.partition("/")
+    if folder == "notebooks":
+        content[0] = pages.notebook(content[0], stem)
+    elif docname == "docs/gallery":
+        content[0] = pages.gallery(content[0], DOCS / "_build" / "thumbnails")
+
+
+def _captions(app, document):
+    """Makes ![alt](file "caption") on a line of its own a figure with that caption."""
+    for image in list(document.findall(nodes.image)):
+        if "title" in image and len(image.parent) == 1:
+            caption = nodes.caption("", image.attributes.pop("title"))
+            figure = nodes.figure("", image.deepcopy(), caption)
+            document.set_id(figure)
+            image.parent.replace_self(figure)
+
+
 def setup(app):
-    """Registers both with Sphinx, which calls this."""
+    """Registers all of these with Sphinx, which calls this."""
     app.connect("include-read", _links)
-    app.add_html_math_renderer("mathml", (_math, None), (_math, None))
+    app.connect("source-read", _source)
+    app.connect("doctree-read", _captions)
+    app.add_html_math_renderer("mathml", (formulas.render, None), (formulas.render, None))
     return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -97,6 +97,11 @@ jax.debug.visualize_array_sharding(queue[0], use_color=False, scale=0.5)
 # shape of the kernel.
 
 # %%
+# Figure: Where the arrays of one kernel lie. Each slot of the queue, and a v with one number per
+# element, lie where the kernel lies; with `phi="max"` every device holds the one number v.
+# Alt: Two rows of four drawings, for a mesh of 8 x 1 and of 4 x 2 devices: the kernel, the queue
+# as a stack of such kernels, v of phi=max as one small box per device, and v of phi=none, which is
+# cut like the kernel. A color and a number name the device of each part.
 SHADES = plt.get_cmap("Set3").colors
 
 
@@ -286,6 +291,12 @@ for mesh, (arrived, updates) in restored.items():
 table(["against 1 device, or 8 x 1 going on", "relative difference", "bit for bit"], rows)
 
 # %%
+# Figure: Left: training on 8 devices, and after a restart on another mesh, follows training on one
+# device. Right: on 8 devices each holds about an eighth of the state, except with b1 = 0, where
+# the state is a few numbers.
+# Alt: Two panels. Left: three coinciding curves of the training loss over 300 steps, with a dotted
+# line at the restart in the middle. Right: bars of the state per device in kilobytes on a
+# logarithmic scale, for six optimizers on one device and on each of 8.
 _, (left, right) = plt.subplots(1, 2, figsize=(9.0, 3.6), width_ratios=(1, 1.1))
 left.plot(whole, color="#bbbbbb", linewidth=6, label="1 device")
 left.plot(losses["8 x 1"], color=COLORS["AdaShift"], label="8 x 1, saved in the middle")

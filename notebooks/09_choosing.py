@@ -255,6 +255,11 @@ with ThreadPoolExecutor(os.cpu_count()) as pool:  # the programs are too small f
 # Below 1 is better than Adam. Bold: the difference exceeds two standard errors.
 
 # %%
+# Figure: Loss divided by Adam's loss, each optimizer at the best of its five learning rates. Below
+# 1 (blue) an optimizer is better than Adam. A bold number differs from 1 by more than two standard
+# errors.
+# Alt: A table of colors with seven rows, the tasks, and ten columns, the optimizers. Each field
+# holds a ratio, blue below 1 and red above 1.
 names = [name for name in optimizers if name != "Adam"]
 ratio = np.array([[losses[t, n].mean() / losses[t, "Adam"].mean() for n in names] for t in tasks])
 
@@ -305,6 +310,10 @@ table(["task", "optimizer", "loss", "2 std. errors", "best rate", "against Adam"
 # The aim: one setting that needs no more memory than Adam and is within 1 % of it everywhere.
 
 # %%
+# Figure: The range over the seven tasks of the loss divided by Adam's, and the geometric mean
+# (point). The number of bytes is the state per float32 parameter; Adam has 8.
+# Alt: A horizontal line with a point for each of ten optimizers, over the loss divided by Adam's
+# on a logarithmic scale from 0.5 to 3, with a vertical line at 1.
 shape = {"w": jax.ShapeDtypeStruct((1024, 1024), jnp.float32)}
 held = {n: state_bytes(make(), shape) / 1024**2 for n, (make, _) in optimizers.items()}
 worst = {n: float(ratio[:, j].max()) for j, n in enumerate(names)}
