@@ -13,11 +13,11 @@
 #
 # Training is not repeated here. `python -m benchmarks.evidence.paper` trains, in about 20 minutes
 # of one core, and writes [`paper.csv`](../benchmarks/results/evidence/paper.csv), which this
-# notebook reads. The section "The paper's figures" of
-# [the plan of the study](../benchmarks/evidence/README.md) lists every setting, and each point in
-# which we depart from the authors' code. We add one setting, called *small start*: the MLP from
-# usual, smaller initial weights. In the authors' code all initial weights and biases of the MLP are
-# normal numbers of deviation 1, so that the loss starts above 1,000.
+# notebook reads. The section "The paper's figures" of `benchmarks/evidence/README.md`, the plan of
+# the study, lists every setting and each point in which we depart from the authors' code. We add
+# one setting, called *small start*: the MLP from usual, smaller initial weights. In the authors'
+# code all initial weights and biases of the MLP are normal numbers of deviation 1, so that the loss
+# starts above 1,000.
 
 # %%
 import csv
