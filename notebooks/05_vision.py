@@ -1,392 +1,250 @@
 # %% [markdown]
-# # The paper's vision experiments, small
-# The paper trains logistic regression and a network without activations on MNIST, ResNet-18 and
-# DenseNet on CIFAR-10, and finds AdaShift level with Adam or ahead of it. Is that so when every
-# optimizer gets the same number of learning rates to choose from? Here are the same four kinds of
-# model on scikit-learn's handwritten digits (8 x 8 pixels): five rates for each optimizer, the best
-# chosen by validation loss with two seeds, then fresh seeds for what is shown.
+# # The paper's figures on MNIST
 #
-# If the environment variable `ADASHIFT_DATA` names a folder with the original files of MNIST (and
-# of CIFAR-10, binary version), the first two models (the last two) train on those, with the same
-# numbers of steps: longer runs, and none of the numbers below.
+# The paper trains two models on MNIST, at one learning rate for each optimizer. **Does AdaShift
+# train as well as Adam or better there, and does the answer depend on those learning rates?** This
+# notebook is for you if you have read the paper and want to see its experiments run again. At its
+# end you know what came out here, beside what the paper and its reproducibility report say.
+#
+# The models are logistic regression and a network of three linear layers without activations
+# (784, 256, 256 and 10 units), called MLP below. Model, batch size, initial weights and learning
+# rates are those of the authors' TensorFlow code. Nothing is tuned, nothing is clipped, and the
+# learning rate is constant.
+#
+# Training is not repeated here. `python -m benchmarks.evidence.paper` trains, in about 20 minutes
+# of one core, and writes [`paper.csv`](../benchmarks/results/evidence/paper.csv), which this
+# notebook reads. The section "The paper's figures" of `benchmarks/evidence/README.md`, the plan of
+# the study, lists every setting and each point in which we depart from the authors' code. We add
+# one setting, called *small start*: the MLP from usual, smaller initial weights. In the authors'
+# code all initial weights and biases of the MLP are normal numbers of deviation 1, so that the loss
+# starts above 1,000.
 
 # %%
-import itertools
-import os
+import csv
+import json
 from pathlib import Path
 
-import jax
-import jax.numpy as jnp
+import common
 import matplotlib.pyplot as plt
 import numpy as np
-import optax
-from common import COLORS, QUICK, band, budget, table
-from flax import nnx
-from sklearn.datasets import load_digits
-from sklearn.model_selection import train_test_split
+from common import color, table
+from matplotlib.lines import Line2D
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator
 
-from adashift_optax import adashift
+FILE = Path(common.__file__).parents[1] / "benchmarks" / "results" / "evidence" / "paper.csv"
+SETTINGS = {
+    "logistic b1=0": "Logistic regression, b1=0",
+    "logistic b1=0.9": "Logistic regression, b1=0.9",
+    "mlp b1=0": "MLP, b1=0",
+    "mlp b1=0, small start": "MLP, b1=0, small start",
+}
+with FILE.open(encoding="utf-8") as file:
+    lines = list(csv.DictReader(file))
 
-
-def digits():
-    pixels, labels = load_digits(return_X_y=True)
-    images = pixels.reshape(-1, 8, 8, 1).astype("f4") / 16
-
-    def split(x, y):
-        return train_test_split(x, y, test_size=0.2, random_state=0, stratify=y)
-
-    x, x_test, y, y_test = split(images, labels.astype("i4"))
-    x, x_valid, y, y_valid = split(x, y)
-    return (x, y), (x_valid, y_valid), (x_test, y_test)
-
-
-FOLDER = os.environ.get("ADASHIFT_DATA")
-small = large = digits()
-if FOLDER:
-    from adashift_optax.demo._data import load
-
-    small = large = load("mnist", Path(FOLDER))
-    if any(Path(FOLDER).rglob("data_batch_1.bin")):
-        large = load("cifar10", Path(FOLDER))
-
-# %% [markdown]
-# ## Four models
-# The paper's networks have batch normalization; these have group normalization instead, so that
-# training is a pure function, and few channels.
+RUNS = {}  # by setting, optimizer and rate: lower than the paper's, the paper's, higher
+for task in SETTINGS:
+    RUNS[task] = {}
+    for line in (line for line in lines if line["task"] == task):
+        by_rate = RUNS[task].setdefault(line["optimizer"], {})
+        by_rate.setdefault(float(line["rate"]), []).append(line)
 
 
-# %%
-class Logistic(nnx.Module):
-    def __init__(self, shape, rngs):
-        self.out = nnx.Linear(int(np.prod(shape)), 10, rngs=rngs)
-
-    def __call__(self, x):
-        return self.out(x.reshape(len(x), -1))
+def curves(runs, of):
+    """The training loss or the test accuracy after each epoch, for each seed that converged."""
+    kept = [json.loads(run["curve"])[of] for run in runs if run["diverged"] == "False"]
+    return np.array(kept, float)
 
 
-class MLP(nnx.Module):
-    """Linear layers of 256 and 256 units, no activation, as in the paper."""
-
-    def __init__(self, shape, rngs):
-        sizes = itertools.pairwise((int(np.prod(shape)), 256, 256, 10))
-        self.layers = nnx.List([nnx.Linear(i, o, rngs=rngs) for i, o in sizes])
-
-    def __call__(self, x):
-        x = x.reshape(len(x), -1)
-        for layer in self.layers:
-            x = layer(x)
-        return x
-
-
-class Conv(nnx.Module):
-    """Normalization, ReLU, 3 x 3 convolution: as one product, which a CPU batches well."""
-
-    def __init__(self, inputs, outputs, rngs, first=False):
-        self.norm = None if first else nnx.GroupNorm(inputs, num_groups=2, rngs=rngs)
-        self.linear = nnx.Linear(9 * inputs, outputs, rngs=rngs)
-
-    def __call__(self, x):
-        x = x if self.norm is None else nnx.relu(self.norm(x))
-        height, width = x.shape[1:3]
-        x = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
-        shifts = [x[:, i : i + height, j : j + width] for i in range(3) for j in range(3)]
-        return self.linear(jnp.concatenate(shifts, -1))
-
-
-def pool(x):
-    size, height, width, channels = x.shape
-    x = x.reshape(size, height // 2, 2, width // 2, 2, channels)
-    return x.mean((2, 4))
-
-
-class ResNet(nnx.Module):
-    """Two residual blocks of 8 and 16 channels."""
-
-    def __init__(self, shape, rngs):
-        self.stem = Conv(shape[-1], 8, rngs, first=True)
-        self.first = nnx.List([Conv(8, 8, rngs), Conv(8, 8, rngs)])
-        self.second = nnx.List([Conv(8, 16, rngs), Conv(16, 16, rngs)])
-        self.widen = nnx.Linear(8, 16, rngs=rngs)
-        self.out = nnx.Linear(16, 10, rngs=rngs)
-
-    def __call__(self, x):
-        x = pool(self.stem(x))
-        x = pool(x + self.first[1](self.first[0](x)))
-        x = self.widen(x) + self.second[1](self.second[0](x))
-        return self.out(nnx.relu(x).mean((1, 2)))
-
-
-class DenseNet(nnx.Module):
-    """Two dense blocks of two layers, 6 new channels each."""
-
-    def __init__(self, shape, rngs):
-        self.stem = Conv(shape[-1], 8, rngs, first=True)
-        self.first = nnx.List([Conv(8 + 6 * i, 6, rngs) for i in range(2)])
-        self.narrow = nnx.Linear(20, 12, rngs=rngs)
-        self.second = nnx.List([Conv(12 + 6 * i, 6, rngs) for i in range(2)])
-        self.out = nnx.Linear(24, 10, rngs=rngs)
-
-    def __call__(self, x):
-        x = pool(self.stem(x))
-        for layer in self.first:
-            x = jnp.concatenate([x, layer(x)], -1)
-        x = pool(self.narrow(x))
-        for layer in self.second:
-            x = jnp.concatenate([x, layer(x)], -1)
-        return self.out(nnx.relu(x).mean((1, 2)))
+def end(runs, of, epochs=1):
+    """The mean over seeds and over the last epochs: NaN if a seed diverged."""
+    if any(run["diverged"] == "True" for run in runs):
+        return np.nan
+    return curves(runs, of)[:, -epochs:].mean()
 
 
 # %% [markdown]
-# ## Seven optimizers
-# b2 = 0.999. As in the paper, b1 = 0.9 and n = 10, but b1 = 0 for the MLP; batches of 128 for
-# logistic regression and 64 for the others; the networks' rate falls to a tenth at half and again
-# at three quarters of the run. The paper's rates were 1e-3 for Adam, AMSGrad and AdaShift with
-# phi = "none", 1e-2 for phi = "max" and 0.1 for SGD. The grid is spaced alike around these for all,
-# and moved as a whole for each model: logistic regression and the networks see far fewer steps than
-# the paper's, and want larger rates. "AdaShift" is phi = "max"; hopping has n = 20, twice the
-# sliding window's, and Adam's memory. Beside the paper's phi = "none" stands what we recommend:
-# n = 3, and updates clipped at 1. SGD has the momentum b1.
-
-# %%
-STEP = np.array([0.1, 0.3, 1.0, 3.0, 10.0])
-RATES = {
-    "SGD": 0.1 * STEP,
-    "Adam": 1e-3 * STEP,
-    "AMSGrad": 1e-3 * STEP,
-    "AdaShift": 1e-2 * STEP,
-    "AdaShift, hopping": 1e-2 * STEP,
-    "AdaShift, none": 1e-3 * STEP,
-    "none, n=3, clipped": 1e-3 * STEP,
-}
-NAMES = list(RATES)
-STYLES = {name: {"color": COLORS.get(name)} for name in NAMES}
-STYLES["none, n=3, clipped"] = {"color": COLORS["AdaShift, none"], "linestyle": ":"}
-SEEDS = 5  # as many as rates, so that one program serves the search too
-TASKS = {  # model, data, batch, steps, b1, whether the rate falls, factor of all rates
-    "logistic regression": (Logistic, small, 128, budget(500, 20), 0.9, False, 10),
-    "MLP without activation": (MLP, small, 64, budget(250, 20), 0.0, False, 0.3),
-    "small ResNet": (ResNet, large, 64, budget(350, 16), 0.9, True, 3),
-    "small DenseNet": (DenseNet, large, 64, budget(350, 16), 0.9, True, 3),
-}
-
-
-def optimizers(b1):
-    return {
-        # Element by element: the leaves as one vector, which compiles faster.
-        "SGD": optax.flatten(optax.sgd(1.0, momentum=b1 or None)),
-        "Adam": optax.flatten(optax.adam(1.0, b1=b1)),
-        "AMSGrad": optax.flatten(optax.amsgrad(1.0, b1=b1)),
-        "AdaShift": adashift(1.0, n=10, b1=b1),
-        "AdaShift, hopping": adashift(1.0, n=20, b1=b1, window="hopping"),
-        "AdaShift, none": optax.flatten(adashift(1.0, n=10, b1=b1, phi="none")),
-        "none, n=3, clipped": optax.flatten(adashift(1.0, n=3, b1=b1, phi="none", clip_value=1.0)),
-    }
-
-
-def trainer(model, data, batch, steps, b1, falls):
-    """(rates [optimizers, runs], seeds) -> training and validation loss, test accuracy."""
-    (x, y), valid, test = jax.tree.map(jnp.asarray, tuple(map(tuple, data)))
-    graph, first = nnx.split(model(x.shape[1:], nnx.Rngs(0)))
-    txs = optimizers(b1).values()
-
-    def loss(params, x, y):
-        logits = nnx.merge(graph, params)(x)
-        return optax.softmax_cross_entropy_with_integer_labels(logits, y).mean()
-
-    def scores(params):
-        logits = nnx.merge(graph, params)(jnp.concatenate([valid[0], test[0]]))
-        ours, theirs = jnp.split(logits, [len(valid[0])])
-        valid_loss = optax.softmax_cross_entropy_with_integer_labels(ours, valid[1]).mean()
-        return valid_loss, jnp.mean(jnp.argmax(theirs, -1) == test[1])
-
-    # One gradient function for all optimizers: params are [optimizers, runs, ...], rows the
-    # examples [runs, batch] of a step.
-    gradients = jax.vmap(jax.vmap(jax.value_and_grad(loss)), (0, None, None))
-
-    @jax.jit
-    def train(params, rates, rows):
-        states = [jax.vmap(tx.init)(jax.tree.map(lambda p: p[0], params)) for tx in txs]
-
-        def step(carry, inputs):
-            (params, states), (t, rows) = carry, inputs
-            values, grads = gradients(params, x[rows], y[rows])
-            updates = []
-            for i, tx in enumerate(txs):
-                g, p = (jax.tree.map(lambda a, i=i: a[i], tree) for tree in (grads, params))
-                update, states[i] = jax.vmap(tx.update)(g, states[i], p)
-                updates.append(update)
-            falls_by = (t >= steps // 2) + (t >= 3 * steps // 4) if falls else 0
-            rate = rates * 0.1**falls_by
-
-            def apply(p, *u):
-                return p + rate.reshape(*rate.shape, *[1] * (p.ndim - 2)) * jnp.stack(u)
-
-            return (jax.tree.map(apply, params, *updates), states), values
-
-        (params, _), values = jax.lax.scan(step, (params, states), (jnp.arange(steps), rows))
-        # One run at a time: all test images at once.
-        ends = jax.lax.map(lambda runs: jax.lax.map(scores, runs), params)
-        return jnp.moveaxis(values, 0, -1), *ends
-
-    def run(rates, seeds):
-        rngs = [np.random.default_rng(seed) for seed in seeds]
-
-        def start(p):  # LeCun's normal kernels, the same for all optimizers
-            kernels = [
-                rng.normal(0, p.shape[0] ** -0.5, p.shape) if p.ndim > 1 else p for rng in rngs
-            ]
-            return jnp.asarray(np.stack([kernels] * len(txs)), "f4")
-
-        params = jax.tree.map(start, first)
-        rows = np.stack([rng.integers(len(x), size=(steps, batch)) for rng in rngs], 1)
-        return map(np.asarray, train(params, jnp.asarray(rates, "f4"), rows))
-
-    return run
+# ## What are the curves at the paper's learning rates?
+#
+# The learning rate is 0.001 for Adam, AMSGrad and AdaShift with `phi="none"`, and 0.01 for AdaShift
+# with `phi="max"`. SGD takes 0.1 in logistic regression and 0.001 in the MLP. `phi="max"` divides
+# all elements of a leaf by the root of one number, and `phi="none"` divides each element by a
+# number of its own. n is the *delay*: v, the running mean of squared gradients, uses gradients that
+# are at least n steps old.
+#
+# The training loss of an epoch is the mean over its batches. Each seed has a line of its own.
 
 
 # %%
-def best_of_grid(*setting, factor):
-    """Two seeds choose the rate of each optimizer, fresh ones show it."""
-    run = trainer(*setting)
-    grid = factor * np.array([RATES[name] for name in NAMES])
-    valid = np.mean([list(run(grid, [seed] * 5))[1] for seed in (100, 101)], 0)
-    valid = np.nan_to_num(valid, nan=np.inf)
-    best = np.argmin(valid, axis=1)
-    chosen = grid[np.arange(len(NAMES)), best]
-    return valid, chosen, *run(np.repeat(chosen[:, None], SEEDS, axis=1), np.arange(SEEDS))
+def logarithmic(axis):
+    """A logarithmic scale with 1, 2 and 5 written out."""
+    axis.axes.set(**{f"{axis.axis_name}scale": "log"})
+    axis.set_minor_locator(LogLocator(subs=(2, 5)))
+    for set_formatter in (axis.set_major_formatter, axis.set_minor_formatter):
+        set_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
 
-
-if QUICK:
-    TASKS = {task: TASKS[task] for task in ("logistic regression", "small ResNet")}
-results = {
-    task: best_of_grid(*setting, factor=factor) for task, (*setting, factor) in TASKS.items()
-}
-
-# %% [markdown]
-# ## Training loss and test accuracy
-# Each optimizer at its best rate: medians of five seeds, with the quartiles; below, every seed as a
-# point and the median as a bar; where the median is below 80 %, outside, its value.
 
 # %%
-# Figure: Training loss of each optimizer at its best learning rate. On the small ResNet and
-# DenseNet AdaShift with `phi="max"` ends above Adam, and the unclipped `phi="none"` hardly trains.
-# Lines are medians of five seeds, bands are quartiles.
-# Alt: Four panels, one for each model: training loss on a logarithmic scale over the steps, with
-# one curve for each of seven optimizers.
-PANELS = {"nrows": -(-len(results) // 2), "ncols": 2}
-fig, axes = plt.subplots(**PANELS, figsize=(7.6, 2.6 * PANELS["nrows"] + 0.6))
-WINDOW = budget(20, 4)
-for ax, (task, (_, _, losses, _, _)) in zip(axes.flat, results.items(), strict=True):
-    # Medians of 20 steps: single batches are noisy.
-    smooth = losses[..., : losses.shape[-1] // WINDOW * WINDOW]
-    smooth = np.median(smooth.reshape(*smooth.shape[:2], -1, WINDOW), -1)
-    steps = WINDOW * (np.arange(smooth.shape[-1]) + 0.5)
-    for name, runs in zip(NAMES, smooth, strict=True):
-        band(ax, steps, runs, name, **STYLES[name])
-    ax.set(title=task, yscale="log", xlabel="step", ylabel="training loss")
-fig.legend(*axes.flat[0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
-plt.show()
-
-# %%
-# Figure: Test accuracy of every seed. On the first two models all optimizers but the unclipped
-# `phi="none"` are close to each other; on the two convolutional networks AdaShift with `phi="max"`
-# is several points below Adam.
-# Alt: Four panels, one for each model: a row of five points and a bar at their median for each of
-# seven optimizers, over the test accuracy in percent.
-fig, axes = plt.subplots(**PANELS, sharey=True, figsize=(7.6, 2.4 * PANELS["nrows"]))
-for ax, (task, (*_, accuracy)) in zip(axes.flat, results.items(), strict=True):
-    left = max(budget(80, 0), 99.5 * accuracy.min())
-    for i, name in enumerate(NAMES):
-        color, middle = STYLES[name]["color"], 100 * np.median(accuracy[i])
-        ax.plot(100 * accuracy[i], [i] * SEEDS, "o", color=color, alpha=0.45, markersize=5)
-        ax.plot([middle] * 2, [i - 0.35, i + 0.35], color=color)
-        if middle < left:
-            ax.text(left + 0.3, i, f"← {middle:.0f} %", color=color, va="center")
-    ax.set_xlim(left=left)
-    ax.set(title=task, xlabel="test accuracy (%)", yticks=range(len(NAMES)), yticklabels=NAMES)
-    ax.grid(axis="y", visible=False)
-axes.flat[0].invert_yaxis()
+# Figure: In logistic regression `AdaShift (none)` and Adam draw one line. `AdaShift (max)` falls
+# faster for four epochs and ends above them. In the MLP one of two seeds of
+# `AdaShift (none, n=10)` stays near 1,000. From a small start both of its seeds diverge.
+# Alt: Four rows of two panels, one row for each setting: training loss and test accuracy after
+# each epoch, with one line for each optimizer and seed.
+fig, axes = plt.subplots(len(RUNS), 2, figsize=(8.4, 2.5 * len(RUNS)), squeeze=False)
+for (task, of_task), (left, right) in zip(RUNS.items(), axes, strict=True):
+    for optimizer, by_rate in of_task.items():
+        runs = by_rate[sorted(by_rate)[1]]
+        lost = sum(run["diverged"] == "True" for run in runs)
+        label = f"{optimizer}\n{lost} of {len(runs)} diverged" if lost else optimizer
+        right.plot([], [], color=color(optimizer), label=label)
+        for ax, of, scale in ((left, "loss", 1), (right, "accuracy", 100)):
+            for values in scale * curves(runs, of):
+                epochs = np.arange(1, len(values) + 1)
+                ax.plot(epochs, values, color=color(optimizer), linewidth=1.3)
+    left.set_title(SETTINGS[task], loc="left")
+    left.set(xlabel="epoch", ylabel="training loss")
+    if task == "mlp b1=0":
+        logarithmic(left.yaxis)
+    elif task != "mlp b1=0, small start":
+        left.set_ylim(0.23, 0.42)
+    right.set(xlabel="epoch", ylabel="test accuracy (%)")
+    right.legend(loc="center left", bbox_to_anchor=(1, 0.5))
+    for ax in (left, right):
+        ax.xaxis.set_major_locator(MaxNLocator(5, integer=True))
 plt.show()
 
 # %% [markdown]
-# ## How much does the rate matter?
-# Validation loss of the search, over the rate in units of the paper's. A flat curve forgives. What
-# is above 3 is not drawn: training failed or diverged.
+# The table has the training loss of the last epoch and the test accuracy, as means over the seeds.
+# The test accuracy jumps from epoch to epoch, so it is also averaged over the last five epochs.
 
 # %%
-# Figure: Validation loss for each learning rate of the search. A wide low curve means that the
-# learning rate need not be tuned exactly. Losses above 3 are not drawn.
-# Alt: Four panels, one for each model: validation loss over the learning rate, both on logarithmic
-# scales, with one curve of up to five points for each of seven optimizers.
-fig, axes = plt.subplots(**PANELS, figsize=(7.6, 2.6 * PANELS["nrows"] + 0.6))
-for ax, (task, (valid, *_)) in zip(axes.flat, results.items(), strict=True):
-    for name, losses in zip(NAMES, valid, strict=True):
-        ax.plot(
-            TASKS[task][-1] * STEP, losses, marker="o", label=name, markersize=4, **STYLES[name]
-        )
-    rates = TASKS[task][-1] * STEP
-    ax.set(title=task, xscale="log", yscale="log", ylim=(0.1, 3), ylabel="validation loss")
-    ax.set_xticks(rates, [f"{rate:g}" for rate in rates])
-    ax.set_yticks([0.1, 0.2, 0.5, 1, 2], ["0.1", "0.2", "0.5", "1", "2"])
-    ax.set_xlabel("learning rate / the paper's")
-    ax.minorticks_off()
-fig.legend(*axes.flat[0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
-plt.show()
-
-# %%
-for task, (_, chosen, losses, valid, accuracy) in results.items():
-    ends = np.median(losses[..., -50:], (1, 2))
-    rows = zip(NAMES, chosen, ends, np.median(valid, 1), np.median(accuracy, 1), strict=True)
-    table(
-        [task, "rate", "training loss", "validation loss", "test accuracy"],
-        [[n, f"{r:g}", f"{e:.4f}", f"{v:.3f}", f"{a:.1%}"] for n, r, e, v, a in rows],
-    )
+for task, of_task in RUNS.items():
+    rows = []
+    for optimizer, by_rate in of_task.items():
+        runs = by_rate[sorted(by_rate)[1]]
+        numbers = ["diverged", ""]
+        if np.isfinite(end(runs, "loss")):
+            numbers = [f"{end(runs, 'loss'):.4g}", f"{100 * end(runs, 'accuracy', 5):.2f} %"]
+        rows.append([optimizer, runs[0]["rate"], len(runs), *numbers])
+    table([SETTINGS[task], "rate", "seeds", "training loss", "test accuracy"], rows)
     print()
 
 # %% [markdown]
-# ## What was shown
-# - On logistic regression and the MLP there is no winner: apart from the unclipped phi = "none",
-#   every optimizer's median test accuracy is within 1.5 points of Adam's. On the MLP phi = "max"
-#   trains as fast as Adam, but at three times its best rate it diverges, and Adam does not.
-# - On the small ResNet and DenseNet the paper's AdaShift loses to tuned Adam: phi = "max", sliding
-#   or hopping, ends with at least 1.1 times Adam's validation loss. The paper found it at least
-#   level there, in runs more than 50 times as long.
-# - The paper's phi = "none" (n = 10, unclipped) loses everywhere but on logistic regression, by
-#   more than 4 points of test accuracy, and on the DenseNet by more than 15: some seeds do not
-#   train at all. With n = 3 and updates clipped at 1 it is within 1.5 points of Adam on the first
-#   three models, and up to 5 points behind on the DenseNet.
-# - The paper's rates are not the best here: logistic regression wants ten times the adaptive
-#   methods' rates or more. Differences below a point are a handful of the 360 test images.
+# ## Do the paper's learning rates favour an optimizer?
+#
+# With one learning rate for each optimizer, a comparison may show the rates instead of the
+# optimizers. So the first seed also trained at two other rates: the paper's divided by the root of
+# 10, and multiplied by it. Where one of the two reaches a lower loss, the paper's rate is not the
+# best for that optimizer.
 
 # %%
-if QUICK:
-    assert all(np.isfinite(losses[:, :, 0]).all() for _, _, losses, _, _ in results.values())
-elif not FOLDER:
-    for task, (search, chosen, losses, valid, accuracy) in results.items():
-        score = dict(zip(NAMES, np.median(accuracy, 1), strict=True))
-        final = dict(zip(NAMES, np.median(valid, 1), strict=True))
-        behind = score["Adam"] - score["none, n=3, clipped"]
-        if task == "small DenseNet":
-            assert 0 < behind < 0.05
-            assert score["AdaShift, none"] < score["Adam"] - 0.15
-        else:
-            assert abs(behind) < 0.015
-        if task in ("logistic regression", "MLP without activation"):
-            others = [score[name] for name in NAMES if name != "AdaShift, none"]
-            assert np.all(np.abs(np.array(others) - score["Adam"]) < 0.015)
-        else:
-            assert min(final["AdaShift"], final["AdaShift, hopping"]) > 1.1 * final["Adam"]
-        if task == "MLP without activation":
-            adam, shifted = NAMES.index("Adam"), NAMES.index("AdaShift")
-            best = np.argmin(search[shifted])
-            assert np.median(losses[shifted, :, -50:]) < 1.25 * np.median(losses[adam, :, -50:])
-            assert search[shifted, best + 1] > 3
-            assert search[adam].max() < 3
-        if task == "logistic regression":
-            assert all(
-                rate >= 10 * RATES[name][2]
-                for name, rate in zip(NAMES, chosen, strict=True)
-                if name != "SGD"
-            )
-        else:
-            assert score["AdaShift, none"] < score["Adam"] - 0.04
+# Figure: In the three settings of the paper the disc of `AdaShift (max)` stands furthest to the
+# left in its row, so the paper's rate is its best. SGD, Adam and AMSGrad do better at the higher.
+# Alt: Four panels, one for each setting. Each has a row for each optimizer, with the training loss
+# of the last epoch at three learning rates: a triangle to the left for the lower, a disc for the
+# paper's and a triangle to the right for the higher rate.
+MARKERS = {"lower rate": "<", "the paper's rate": "o", "higher rate": ">"}
+fig, axes = plt.subplots(2, 2, figsize=(8.4, 5.2))
+for ax, (task, of_task) in zip(axes.flat, RUNS.items(), strict=True):
+    for y, (optimizer, by_rate) in enumerate(of_task.items()):
+        ends = [end(by_rate[rate][:1], "loss") for rate in sorted(by_rate)]
+        ax.plot(ends, [y] * 3, color=color(optimizer), linewidth=0.8, alpha=0.6)
+        for loss, marker in zip(ends, MARKERS.values(), strict=True):
+            ax.plot(loss, y, marker, color=color(optimizer), markersize=8, alpha=0.85)
+        words = zip(("lower", "the paper's", "higher"), ends, strict=True)
+        lost = [word for word, loss in words if np.isnan(loss)]
+        if lost:
+            text = "all three" if len(lost) == 3 else ", ".join(lost)
+            place = {"transform": ax.get_yaxis_transform(), "ha": "right", "va": "center"}
+            ax.text(0.99, y - 0.34, f"diverged: {text}", **place, fontsize=9)
+    ax.set_title(SETTINGS[task], loc="left")
+    ax.set(xlabel="training loss of the last epoch")
+    ax.set(yticks=range(len(of_task)), yticklabels=of_task, ylim=(len(of_task) - 0.4, -0.6))
+    if task == "mlp b1=0":
+        logarithmic(ax.xaxis)
+handles = [Line2D([], [], color="gray", marker=m, linestyle="") for m in MARKERS.values()]
+fig.legend(handles, MARKERS, loc="outside lower center", ncols=3)
+plt.show()
+
+# %% [markdown]
+# Yes. In the three settings of the paper, the paper's rate is the best of the three for AdaShift
+# with `phi="max"`, and SGD, Adam and AMSGrad all reach a lower training loss at the higher rate. In
+# the MLP Adam at 0.0032 ends at a loss of 12.2. AdaShift with `phi="max"` ends at 16.3 at best, and
+# it diverges at the higher rate. A lower training loss is no gain on the test images there: Adam
+# has 86.7 % at 0.0032 and 89.2 % at 0.001.
+#
+# ## What was reported, and what came out here?
+#
+# These statements on MNIST are in the paper's reproducibility report (Konobeev, Saparina and
+# Khakhulin, 2019), which says that its results agree with the paper's.
+#
+# - *In logistic regression all methods give very similar results.* This holds. The test accuracies
+#   are within 0.5 points, and the training losses within 12 %.
+# - *In the MLP `phi="none"` has a higher training loss than the others.* This holds on average. One
+#   seed ends at 20.5, which is below AMSGrad, and the other one at 926.
+# - *In the MLP `phi="none"` has a higher test accuracy than the others.* This does not hold.
+#   AMSGrad has 89.0 %, AdaShift 88.7 % and Adam 88.7 %.
+# - *In the MLP all methods converge in less than 10 epochs.* This does not hold for the training
+#   loss: it still falls after 20 epochs.
+#
+# ## What we could not reproduce
+#
+# - **The advantage of `phi="none"` on the test images of the MLP.** Its test accuracy is the same
+#   as Adam's, and it jumps by several points from epoch to epoch.
+# - **A stable run of the MLP with `phi="none"`.** From a small start all its runs diverge, at each
+#   of the three rates. The likely reason is that v comes only from gradients that are 10 steps old.
+#   Where these were tiny, one large gradient makes a huge step. The paper has no clip that would
+#   bound it; [this library has one](../docs/numerics.md). The authors' code corrects the bias of v
+#   in another way, but in a probe that made no difference: see the plan of the study.
+# - **`phi="max"` at ten times Adam's rate from a small start.** One of two seeds diverges. At a
+#   third of this rate it ends at a loss of 0.286, and Adam at its own lower rate at 0.263.
+#
+# We did not try the larger experiments of the paper: 200 epochs of the MLP; ResNet-18 and DenseNet
+# on CIFAR-10, with 50 and 150 epochs; DenseNet on Tiny-ImageNet, with 300 epochs; and the
+# translation model. A small residual network on CIFAR-10 with 5 epochs is a task of the study that
+# [notebook 9](09_choosing.ipynb) reports. Others have trained ResNet-34 on CIFAR-10 once, in the
+# repository of ACProp, with `phi="max"`, n = 10 and a rate of 0.001: 93.1 % of the test images with
+# AdaShift, 92.9 % with Adam, 94.3 % with AdamW and 94.9 % with ACProp.
+#
+# ## Answer
+#
+# At the paper's learning rates AdaShift with `phi="max"` ends with a higher training loss than Adam
+# in logistic regression (0.257 against 0.246 at b1 = 0) and with a lower one in the MLP (15.9
+# against 17.0), where its test accuracy is lower (87.1 % against 88.7 %). AdaShift with
+# `phi="none"` is level with Adam in logistic regression and unstable in the MLP. The answer depends
+# on the rates: they favour `phi="max"`, because its rate is the best of three and Adam's is not.
+
+
+# %%
+def at(task, optimizer, place=1, of="loss", seeds=None):
+    """What a row of the table ends with, at its lower (0), the paper's (1) or its higher rate."""
+    ((_, by_rate),) = [item for item in RUNS[task].items() if item[0].startswith(optimizer)]
+    return end(by_rate[sorted(by_rate)[place]][:seeds], of, 5 if of == "accuracy" else 1)
+
+
+NONE, MAX = "AdaShift (none", "AdaShift (max"
+THEIRS = ("SGD", "Adam", "AMSGrad")
+*logistic, mlp, small = RUNS
+for task in logistic:
+    losses = [at(task, optimizer) for optimizer in (*THEIRS, NONE, MAX)]
+    accuracies = [at(task, optimizer, of="accuracy") for optimizer in (*THEIRS, NONE, MAX)]
+    assert max(losses) < 1.12 * min(losses)
+    assert max(accuracies) - min(accuracies) < 0.005
+    assert abs(at(task, NONE) / at(task, "Adam") - 1) < 0.002
+    first = {name: curves(rates[sorted(rates)[1]], "loss")[0] for name, rates in RUNS[task].items()}
+    _, adam, _, _, ours = first.values()
+    assert np.all(ours[:4] < adam[:4])
+for task in (*logistic, mlp):
+    assert at(task, MAX, 1, seeds=1) == np.nanmin([at(task, MAX, i, seeds=1) for i in range(3)])
+    assert all(at(task, name, 2) < at(task, name, 1, seeds=1) for name in THEIRS)
+for name, *wanted in ((MAX, 0.257, 15.9, 87.1), ("Adam", 0.246, 17.0, 88.7)):
+    assert [round(at(logistic[0], name), 3), round(at(mlp, name), 1)] == wanted[:2]
+    assert round(100 * at(mlp, name, of="accuracy"), 1) == wanted[2]
+assert round(100 * at(mlp, "AMSGrad", of="accuracy"), 1) == 89.0
+assert round(100 * at(mlp, NONE, of="accuracy"), 1) == 88.7
+assert [round(at(mlp, "Adam", 2), 1), round(at(mlp, MAX, 1, seeds=1), 1)] == [12.2, 16.3]
+assert np.isnan(at(mlp, MAX, 2))
+assert [round(100 * at(mlp, "Adam", i, "accuracy", 1), 1) for i in (1, 2)] == [89.2, 86.7]
+ends = curves(RUNS[mlp]["AdaShift (none, n=10)"][0.001], "loss")[:, -1]
+assert [round(x, 1) for x in ends] == [20.5, 925.7]
+assert np.isnan([at(small, MAX), *(at(small, NONE, place) for place in range(3))]).all()
+assert [round(at(small, name, 0), 3) for name in (MAX, "Adam")] == [0.286, 0.263]

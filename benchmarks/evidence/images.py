@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from adashift_optax.demo._data import DataError, load
+from adashift_optax.demo._data import DataError, Dataset, load
 from benchmarks.evidence.task import Params, Task, dense
 
 PADDING = 4
@@ -100,6 +100,15 @@ def augmented(images: jax.Array, moves: jax.Array) -> jax.Array:
     return jax.vmap(one)(images, moves)
 
 
+def real(name: str) -> Dataset:
+    """The dataset in the folder that ADASHIFT_DATA names, or downloaded if it names none."""
+    folder = os.environ.get("ADASHIFT_DATA")
+    try:
+        return load(name, Path(folder) if folder else None)
+    except DataError as error:
+        raise SystemExit(f"{error} (here: with the variable ADASHIFT_DATA)") from error
+
+
 def images(
     name: str,
     dataset: str,
@@ -109,12 +118,8 @@ def images(
     batch: int,
     augment: bool = False,
 ) -> Task:
-    """Classifying images: of the folder named by ADASHIFT_DATA, or downloaded if it is not set."""
-    folder = os.environ.get("ADASHIFT_DATA")
-    try:
-        train, validation, test = load(dataset, Path(folder) if folder else None)
-    except DataError as error:
-        raise SystemExit(f"{error} (here: with the variable ADASHIFT_DATA)") from error
+    """Classifying images."""
+    train, validation, test = real(dataset)
     mean, std = train.images.mean((0, 1, 2)), train.images.std((0, 1, 2))
     parts = {"train": train, "validation": validation, "test": test}
     data = {k: ((x.images - mean) / std, x.labels) for k, x in parts.items()}

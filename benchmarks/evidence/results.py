@@ -43,13 +43,14 @@ def shown(record: Record) -> str:
     return line(f"{x:.6g}" if isinstance(x, float) else x for x in record)
 
 
-def append(record: Record, folder: Path = FOLDER) -> None:
+def append(record: Record, folder: Path = FOLDER, name: str | None = None) -> None:
     """Write a line at once, after whole lines: half a line that a killed process left is removed.
 
-    A lock keeps two processes from writing at the same time.
+    The file has the name of the task, or `name`. A lock keeps two processes from writing at the
+    same time.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / f"{record.task}.csv").open("a+b") as file:
+    with (folder / f"{name or record.task}.csv").open("a+b") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         file.seek(0)
         whole = file.read().rfind(b"\n") + 1
@@ -60,7 +61,7 @@ def append(record: Record, folder: Path = FOLDER) -> None:
 
 
 def read(task: str, folder: Path = FOLDER) -> list[Record]:
-    """The whole lines of a task."""
+    """The whole lines of a file, which has the name of its task."""
     path = folder / f"{task}.csv"
     if not path.exists():
         return []
