@@ -92,7 +92,7 @@ def test_ctrl_c_while_jax_compiles(tmp_path, monkeypatch, capsys):
 
 def test_ctrl_c_while_python_imports(tmp_path):
     code = "import signal; signal.raise_signal(signal.SIGINT)"
-    (tmp_path / "idx2numpy.py").write_text(code)
+    (tmp_path / "flax.py").write_text(code)
     root = Path(adashift_optax.__file__).parent.parent
     command = [sys.executable, "-m", "adashift_optax", "--output", str(tmp_path / "runs")]
     environment = {**os.environ, "PYTHONPATH": f"{tmp_path}{os.pathsep}{root}"}
