@@ -35,6 +35,7 @@ include_patterns = [
     "docs/*.md",
     "notebooks/*.ipynb",
     "benchmarks/README.md",
+    "benchmarks/evidence/README.md",
     "benchmarks/results/*/*.md",
     "CHANGELOG.md",
 ]
