@@ -14,6 +14,7 @@ from docutils import nodes
 import adashift_optax
 
 DOCS = Path(__file__).parent
+# Sphinx does not look for modules beside this file, so they can be imported only now.
 sys.path.insert(0, str(DOCS))
 import formulas  # noqa: E402
 import pages  # noqa: E402

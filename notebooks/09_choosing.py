@@ -19,7 +19,8 @@ from common import table
 
 sys.path.insert(0, "..")
 from benchmarks.evidence import plan, results
-from benchmarks.evidence.picture import NAMES, draw, points
+from benchmarks.evidence.picture import NAMES, points
+from benchmarks.evidence.report import draw
 from benchmarks.evidence.statistics import finished, tuned
 
 records = {task: results.read(task) for task in plan.TASKS_A}
@@ -36,7 +37,7 @@ print(f"{len(runs)} runs, of which {sum(run.diverged for run in runs)} diverged;
 # less than 1 % for noise.
 
 # %%
-found = [point for point in points(A) if point.family in NAMES]
+found = points(A)
 
 
 def mean_loss(name):
@@ -54,7 +55,7 @@ table(["optimizer", "bytes", "loss", "% over the best of 8 bytes"], lines)
 # Names stand beside their points; a triangle at the top is off the scale.
 # Alt: Points in columns for 0, 2, 4, 8 and 48 bytes of state; the height is the loss over that of
 # the best optimizer of 8 bytes, in percent.
-_ = draw(found, f"The study so far, each optimizer at its best: {', '.join(done)}")
+_ = draw(results.FOLDER)
 
 # %% [markdown]
 # ## Which arguments matter?

@@ -28,6 +28,13 @@ def x64():
         yield
 
 
+@pytest.fixture(scope="module")
+def standard_promotion():
+    """For all of a module: Optax's own Adam does not trace under strict dtype promotion."""
+    with jax.numpy_dtype_promotion("standard"):
+        yield
+
+
 def pytest_addoption(parser):
     parser.addoption("--quick", action="store_true", help="each value of each parameter once")
 

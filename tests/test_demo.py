@@ -23,14 +23,7 @@ from adashift_optax.demo import _data, _network, _results, _training
 EPOCHS = 6
 RATES = len(_training.LEARNING_RATES)
 
-pytestmark = pytest.mark.slow
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _standard_promotion():
-    """Optax's own Adam does not trace under strict dtype promotion."""
-    with jax.numpy_dtype_promotion("standard"):
-        yield
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("standard_promotion")]
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,6 @@ import sys
 import time
 from pathlib import Path
 
-import jax
 import pytest
 from demo_runs import read_csv
 from image_files import write_mnist
@@ -21,14 +20,7 @@ from adashift_optax.demo import _data, _report, _training
 
 RATES = len(_training.LEARNING_RATES)
 
-pytestmark = pytest.mark.slow
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _standard_promotion():
-    """Optax's own Adam does not trace under strict dtype promotion."""
-    with jax.numpy_dtype_promotion("standard"):
-        yield
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("standard_promotion")]
 
 
 def one_line_on_stderr(capsys) -> str:

@@ -7,6 +7,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.figure import Figure
 
+from adashift_optax.demo._picture import spread_out
 from benchmarks.evidence.optimizers import ROWS
 from benchmarks.evidence.statistics import Tuned, best_of, interval, log_ratios
 
@@ -56,8 +57,9 @@ class Point(NamedTuple):
 
 
 def points(tasks: dict[str, dict[str, Tuned]]) -> list[Point]:
-    """Of each family the row with the lowest mean over `tasks`, the best family first."""
+    """Of each family that has a name the row with the lowest mean over `tasks`, the best first."""
     shared = set.intersection(*(set(rows) for rows in tasks.values()))
+    shared = {name for name in shared if ROWS[name].family in NAMES}
     best: dict[str, Point] = {}
     for name in shared:
         logs = [log_ratios(rows[name], best_of(rows, 8)) for rows in tasks.values()]
@@ -75,15 +77,15 @@ def draw(found: Iterable[Point], title: str) -> Figure:
     """The points, in a column for each number of bytes."""
     figure, axes = plt.subplots(figsize=(11, 5.5), layout="constrained")
     axes.axhline(0, color=THEIRS, linewidth=0.8)
-    found = [p for p in found if p.family in NAMES]
+    found = list(found)
     lowest = min(p.percent - np.nan_to_num(p.half) for p in found) - GAP
-    for place in range(len(PLACES)):
-        _column(axes, place, [p for p in found if _place(p.size) == place])
     axes.set_xticks(range(len(PLACES)), [f"{size} bytes" for size in PLACES])
     axes.set(xlim=(-0.2, len(PLACES) - 0.2), ylim=(lowest, HIGHEST), title=title)
     axes.set(xlabel="optimizer state per float32 parameter")
     axes.set(ylabel="loss over that of the best\n8-byte optimizer, %")
     axes.spines[["top", "right"]].set_visible(False)
+    for place in sorted({_place(p.size) for p in found}):
+        _column(axes, place, [p for p in found if _place(p.size) == place])
     return figure
 
 
@@ -95,13 +97,9 @@ def _column(axes: Any, place: int, found: list[Point]) -> None:
     """The names stand beside the points, moved apart where they would touch."""
     top = HIGHEST - GAP / 2
     shown = [min(p.percent, top) for p in found]
-    heights = list(shown)
-    for i in range(1, len(heights)):
-        heights[i] = max(heights[i], heights[i - 1] + GAP)
-    ceiling = top
-    for i in reversed(range(len(heights))):
-        heights[i] = min(heights[i], ceiling)
-        ceiling = heights[i] - GAP
+    low, high = axes.get_ylim()
+    parts = spread_out((np.array(shown) - low) / (high - low), GAP / (high - low))
+    heights = low + (high - low) * parts
     for point, at, height in zip(found, shown, heights, strict=True):
         ours = point.family.startswith(("ours", "paper"))
         color = OURS if ours else CONTROL if point.family.startswith("undelayed") else THEIRS
