@@ -24,12 +24,13 @@ def main() -> int:
 
 
 def redraw(csv: Path, table: Path) -> None:
-    """The tables under the heading that the page has; the plots, unless the rows are of a mesh."""
+    """The tables under the heading that the page has; the plots, if there are rows for them."""
     title, heading = table.read_text(encoding="utf-8").split("\n\n## ")[0].split("\n\n", 1)
     title = title.removeprefix("# ")
     rows = report.load_csv(csv)
-    report.save_tables([row for row in rows if row.group != SWEEP], title, heading, table)
-    if csv.name == "results.csv":
+    shown = [row for row in rows if row.group != SWEEP]
+    report.save_tables(shown, title, heading, table)
+    if len(shown) < len(rows):
         plots.save_all(rows, title.split(": ", 1)[1], csv.parent)
 
 

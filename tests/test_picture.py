@@ -7,21 +7,28 @@ import pytest
 
 from benchmarks.evidence import picture, plan
 from benchmarks.evidence.optimizers import MAIN, ROWS
-from benchmarks.evidence.results import Record
+from benchmarks.evidence.report import draw, finished_tasks
+from benchmarks.evidence.results import Record, line
 from benchmarks.evidence.statistics import finished, tuned
 
 TASK = "language_a"
 
 
-def record(name, point, best, size=8.0, diverged=False):
-    cell = (TASK, name, plan.rate_of(point), plan.SEEDS["A"][0])
+def record(name, point, best, size=8.0, diverged=False, task=TASK, seed=plan.SEEDS["A"][0]):
+    cell = (task, name, plan.rate_of(point), seed)
     numbers = (best, best, math.nan, diverged, 1.0, size)
     return Record(*cell, 100, *numbers, plan=plan.VERSION, data="0", curve="[]")
 
 
-def grid(name, best):
+def grid(name, best, task=TASK):
     """A finished grid, whose best rate is not at its edge."""
-    return [record(name, ROWS[name].centre + s, best + (s != 0)) for s in plan.GRID_A]
+    points = [ROWS[name].centre + step for step in plan.GRID_A]
+    return [record(name, p, best + (p != ROWS[name].centre), task=task) for p in points]
+
+
+def save(folder, records):
+    lines = [line(Record._fields), *map(line, records)]
+    (folder / f"{records[0].task}.csv").write_text("".join(lines))
 
 
 def test_a_task_is_finished_when_nothing_of_it_is_left():
@@ -30,6 +37,32 @@ def test_a_task_is_finished_when_nothing_of_it_is_left():
     assert finished(plan.groups_a(), records) == [TASK]
     records[TASK] = everything[1:]
     assert finished(plan.groups_a(), records) == []
+
+
+def test_b_is_shown_once_a_is_finished_and_only_its_finished_tasks(tmp_path):
+    everything = {
+        task: [r for row in MAIN for r in grid(row.name, 1.0, task)] for task in plan.TASKS_A
+    }
+    for task in plan.TASKS_A:
+        assert finished_tasks("B", tmp_path) == {}
+        save(tmp_path, everything[task])
+    assert list(finished_tasks("A", tmp_path)) == list(plan.TASKS_A)
+    with pytest.raises(SystemExit, match="No task of B is finished"):
+        draw(tmp_path)
+
+    groups = plan.groups_b([r for rows in everything.values() for r in rows])
+    of_b = [
+        record(group.row.name, point, 2.0 + abs(point - group.points[1]), task="heavy_b", seed=seed)
+        for group in groups
+        if group.task == "heavy_b"
+        for point, seed in [*((p, group.seeds[0]) for p in group.points)]
+        + [(group.points[1], seed) for seed in group.seeds[1:]]
+    ]
+    save(tmp_path, of_b)
+    assert list(finished_tasks("B", tmp_path)) == ["heavy_b"]
+    assert "heavy_b" in draw(tmp_path).axes[0].get_title()
+    save(tmp_path, of_b[1:])
+    assert finished_tasks("B", tmp_path) == {}
 
 
 def test_a_family_is_its_best_row_over_the_best_of_8_bytes():

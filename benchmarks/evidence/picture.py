@@ -62,15 +62,20 @@ def points(tasks: dict[str, dict[str, Tuned]]) -> list[Point]:
     shared = {name for name in shared if ROWS[name].family in NAMES}
     best: dict[str, Point] = {}
     for name in shared:
-        logs = [log_ratios(rows[name], best_of(rows, 8)) for rows in tasks.values()]
-        seeds = set.intersection(*(set(log) for log in logs))
-        mean, half = interval([float(np.mean([log[s] for log in logs])) for s in sorted(seeds)])
-        sizes = [rows[name].records[0].state_bytes for rows in tasks.values()]
-        ratio = 100 * np.exp(mean)
-        point = Point(ROWS[name].family, name, float(np.mean(sizes)), ratio - 100, ratio * half)
+        point = point_of(name, tasks)
         if point.family not in best or point.percent < best[point.family].percent:
             best[point.family] = point
     return sorted(best.values(), key=lambda point: point.percent)
+
+
+def point_of(name: str, tasks: dict[str, dict[str, Tuned]]) -> Point:
+    """A row over some tasks."""
+    logs = [log_ratios(rows[name], best_of(rows, 8)) for rows in tasks.values()]
+    seeds = set.intersection(*(set(log) for log in logs))
+    mean, half = interval([float(np.mean([log[s] for log in logs])) for s in sorted(seeds)])
+    sizes = [rows[name].records[0].state_bytes for rows in tasks.values()]
+    ratio = 100 * np.exp(mean)
+    return Point(ROWS[name].family, name, float(np.mean(sizes)), ratio - 100, ratio * half)
 
 
 def draw(found: Iterable[Point], title: str) -> Figure:

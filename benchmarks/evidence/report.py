@@ -2,6 +2,7 @@
 
 import argparse
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -102,21 +103,34 @@ def of_delay(tasks: dict[str, Rows]) -> str:
     return table(["task", "blocks", *(f"b2={b2}" for b2 in B2S)], lines)
 
 
+def finished_tasks(study: str, folder: Path = results.FOLDER) -> dict[str, Rows]:
+    """The rows of each finished task of a study. Of B there is none before all of A is."""
+    read = partial(results.read, folder=folder)
+    records = {name: read(name) for name in plan.TASKS_A}
+    of_study, groups = records, plan.groups_a()
+    if study == "B":
+        if set(finished(groups, records)) < set(records):
+            return {}
+        of_study = {name: read(name) for name in plan.TASKS_B}
+        groups = plan.groups_b([record for task in records.values() for record in task])
+    seeds = plan.SEEDS[study]
+    return {name: tuned(of_study[name], seeds) for name in finished(groups, of_study)}
+
+
 def draw(folder: Path) -> Figure:
-    """The picture of the tasks A that are finished."""
-    records = {name: results.read(name, folder) for name in plan.TASKS_A}
-    done = finished(plan.groups_a(), records)
-    if not done:
-        raise SystemExit(f"No task of A is finished in {folder}: run A first.")
-    points = picture.points({name: tuned(records[name], plan.SEEDS["A"]) for name in done})
-    return picture.draw(points, f"The study so far, each optimizer at its best: {', '.join(done)}")
+    """The picture of the tasks B that are finished."""
+    tasks = finished_tasks("B", folder)
+    if not tasks:
+        raise SystemExit(f"No task of B is finished in {folder}: run A and B first.")
+    title = f"Each optimizer at its best rate, over the tasks {', '.join(tasks)}"
+    return picture.draw(picture.points(tasks), title)
 
 
 def main() -> None:
     """Print what there is, or draw it."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.evidence.report")
     parser.add_argument("--folder", type=Path, default=results.FOLDER)
-    parser.add_argument("--picture", type=Path, help="draw the finished tasks A into this file")
+    parser.add_argument("--picture", type=Path, help="draw the finished tasks B into this file")
     args = parser.parse_args()
     folder = args.folder
     if args.picture:
