@@ -85,7 +85,10 @@ def check_choice(name: str, value: Choice, choices: Sequence[str]) -> Choice:
     return value
 
 
-B2_REMEDY = "Pass e.g. b2=0.999, or a schedule such as lambda k: 1 - k**-0.8."
+B2_REMEDY = (
+    "Pass e.g. b2=0.999, or a schedule such as lambda k: 1 - k**-0.8 (under "
+    'optax.inject_hyperparams with static_args=(*STATIC_ARGS, "b2")).'
+)
 
 
 def check_b2(value: Any) -> Any:

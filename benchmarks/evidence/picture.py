@@ -33,6 +33,14 @@ NAMES = {
     "paper max": "AdaShift (max, n=10)",
     "undelayed factored": "factored, no delay",
 }
+TASKS = {
+    "sparse_b": "word vectors",
+    "heavy_b": "counts",
+    "lstm_b": "an LSTM",
+    "finetune_b": "fine-tuning",
+    "images_b": "CIFAR-10",
+    "language_b": "a transformer",
+}
 OURS, THEIRS, CONTROL = "#0072B2", "#444444", "#999999"
 HIGHEST = 20.0  # percent; what is above is drawn at the top
 GAP = 0.9  # percent between two names
@@ -80,12 +88,12 @@ def point_of(name: str, tasks: dict[str, dict[str, Tuned]]) -> Point:
 
 def draw(found: Iterable[Point], title: str) -> Figure:
     """The points, in a column for each number of bytes."""
-    figure, axes = plt.subplots(figsize=(11, 5.5), layout="constrained")
-    axes.axhline(0, color=THEIRS, linewidth=0.8)
+    figure, axes = plt.subplots(figsize=(13, 6), layout="constrained")
+    axes.axhline(0, color=THEIRS, linewidth=0.8, zorder=0)
     found = list(found)
     lowest = min(p.percent - np.nan_to_num(p.half) for p in found) - GAP
     axes.set_xticks(range(len(PLACES)), [f"{size} bytes" for size in PLACES])
-    axes.set(xlim=(-0.2, len(PLACES) - 0.2), ylim=(lowest, HIGHEST), title=title)
+    axes.set(xlim=(-0.3, len(PLACES) - 0.2), ylim=(lowest, HIGHEST), title=title)
     axes.set(xlabel="optimizer state per float32 parameter")
     axes.set(ylabel="loss over that of the best\n8-byte optimizer, %")
     axes.spines[["top", "right"]].set_visible(False)
@@ -105,12 +113,13 @@ def _column(axes: Any, place: int, found: list[Point]) -> None:
     low, high = axes.get_ylim()
     parts = spread_out((np.array(shown) - low) / (high - low), GAP / (high - low))
     heights = low + (high - low) * parts
-    for point, at, height in zip(found, shown, heights, strict=True):
+    for number, (point, at, height) in enumerate(zip(found, shown, heights, strict=True)):
         ours = point.family.startswith(("ours", "paper"))
         color = OURS if ours else CONTROL if point.family.startswith("undelayed") else THEIRS
         off = at == top
+        x = place - 0.07 - 0.025 * (number % 5)  # so that the intervals do not hide each other
         axes.errorbar(
-            place - 0.08,
+            x,
             at,
             yerr=None if off or np.isnan(point.half) else point.half,
             color=color,
@@ -118,8 +127,10 @@ def _column(axes: Any, place: int, found: list[Point]) -> None:
             markersize=6,
             elinewidth=1,
         )
-        axes.plot([place - 0.06, place], [at, height], color=color, linewidth=0.5)
+        axes.plot([x + 0.02, place], [at, height], color=color, linewidth=0.5)
         far = f" {point.percent:+.0f} %" if off and np.isfinite(point.percent) else ""
         text = NAMES[point.family] + (far or (" (diverged)" if off else ""))
         style = {"fontsize": 9, "color": color, "fontweight": "bold" if ours else "normal"}
+        style["bbox"] = {"facecolor": "white", "edgecolor": "none", "pad": 0.5}
+        style["zorder"] = 1  # above the line of 0, below the points
         axes.text(place + 0.02, height, text, va="center", **style)

@@ -122,7 +122,8 @@ def draw(folder: Path) -> Figure:
     tasks = finished_tasks("B", folder)
     if not tasks:
         raise SystemExit(f"No task of B is finished in {folder}: run A and B first.")
-    title = f"Each optimizer at its best rate, over the tasks {', '.join(tasks)}"
+    names = ", ".join(picture.TASKS[task] for task in tasks)
+    title = f"Each optimizer at its best learning rate. Mean over tasks: {names}"
     return picture.draw(picture.points(tasks), title)
 
 
