@@ -34,3 +34,5 @@ def test_kept_outputs_are_of_this_source(source):
     outputs = [output for cell in cells for output in cell["outputs"]]
     assert any("image/png" in output.get("data", {}) for output in outputs)
     assert not any(output["output_type"] == "error" for output in outputs)
+    # A warning would show readers where the files of this machine are.
+    assert not any(output.get("name") == "stderr" for output in outputs)

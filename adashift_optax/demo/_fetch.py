@@ -1,12 +1,16 @@
 """MNIST and CIFAR-10 as their authors packed them, downloaded once into the user's cache."""
 
 import sys
+import warnings
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import pooch
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")  # in a notebook its other progress bar, tqdm's, would warn
+    import pooch
 
 CIFAR10_ARCHIVE = "cifar-10-binary.tar.gz"
 CHUNK = 1 << 16  # bytes; each is an update of the progress bar
