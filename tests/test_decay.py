@@ -98,6 +98,6 @@ def test_states_of_numbers_and_schedules_do_not_mix():
 def test_an_injected_schedule_that_is_not_static_is_told_to_be():
     """Optax calls it with 0, as a schedule of its own: 1 - 0**-0.8 is minus infinity."""
     make = optax.inject_hyperparams(adashift, static_args=STATIC_ARGS)
-    tx = make(1e-3, b2=lambda k: 1 - k**-0.8)
+    tx = make(1e-3, b2=schedule("Adafactor's"))
     with pytest.raises(ValueError, match=r'got .*-inf.*static_args=\(\*STATIC_ARGS, "b2"\)'):
         tx.init(jnp.ones((2, 2)))

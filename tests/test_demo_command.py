@@ -83,7 +83,9 @@ def test_ctrl_c_while_jax_compiles(tmp_path, monkeypatch, capsys):
 
 
 def test_ctrl_c_while_python_imports(tmp_path):
-    code = "import signal; signal.raise_signal(signal.SIGINT)"
+    # A shell starts jobs in the background with SIGINT ignored, and their children inherit that.
+    handler = "signal.signal(signal.SIGINT, signal.default_int_handler)"
+    code = f"import signal; {handler}; signal.raise_signal(signal.SIGINT)"
     (tmp_path / "flax.py").write_text(code)
     root = Path(adashift_optax.__file__).parent.parent
     command = [sys.executable, "-m", "adashift_optax", "--output", str(tmp_path / "runs")]
