@@ -55,8 +55,10 @@ def test_b_is_shown_once_a_is_finished_and_only_its_finished_tasks(tmp_path):
         record(group.row.name, point, 2.0 + abs(point - group.points[1]), task="heavy_b", seed=seed)
         for group in groups
         if group.task == "heavy_b"
-        for point, seed in [*((p, group.seeds[0]) for p in group.points)]
-        + [(group.points[1], seed) for seed in group.seeds[1:]]
+        for point, seed in [
+            *((point, group.seeds[0]) for point in group.points),
+            *((group.points[1], seed) for seed in group.seeds[1:]),
+        ]
     ]
     save(tmp_path, of_b)
     assert list(finished_tasks("B", tmp_path)) == ["heavy_b"]
