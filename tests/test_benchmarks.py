@@ -16,7 +16,7 @@ from benchmarks.labels import label
 from benchmarks.variants import LINES, SIZE_LINES, VARIANTS
 
 AGAIN = "run python -m benchmarks.redraw"
-CSV = overview.RESULTS / overview.CPU[0] / "results.csv"
+CSV = overview.RESULTS / overview.CPU / "results.csv"
 
 
 @pytest.mark.parametrize(

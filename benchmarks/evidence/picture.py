@@ -16,35 +16,40 @@ NAMES = {
     "adopt": "ADOPT",
     "nadam": "NAdam",
     "schedule_free": "schedule-free Adam",
-    "adafactor with momentum": "Adafactor, momentum",
-    "factored_rms": "factored RMS + ema",
+    "adafactor with momentum": "optax.adafactor, momentum",
+    "factored_rms": "Adafactor's recipe, momentum",
     "mini": "Adam-mini's blocks",
     "lion": "Lion",
     "sgd with momentum": "SGD, momentum",
     "muon": "Muon",
-    "adafactor": "Adafactor",
+    "adafactor": "Adafactor's recipe",
     "sgd": "SGD",
-    "ours factored": "AdaShift (factored, ema)",
+    "ours factored": "AdaShift (factored, ema, n=3)",
     "ours rows": "AdaShift (outputs, ema)",
     "ours none": "AdaShift (none, ema)",
-    "ours bfloat16": "AdaShift (ema, bfloat16)",
+    "ours bfloat16": "AdaShift (bfloat16)",
     "ours factored b1=0": "AdaShift (factored, b1=0)",
     "ours unclipped": "AdaShift (no global clip)",
     "paper max": "AdaShift (max, n=10)",
     "undelayed factored": "factored, no delay",
 }
 TASKS = {
+    "language_a": "transformer",
+    "sparse_a": "word vectors",
+    "images_a": "MNIST",
     "sparse_b": "word vectors",
     "heavy_b": "counts",
-    "lstm_b": "an LSTM",
+    "lstm_b": "LSTM",
     "finetune_b": "fine-tuning",
     "images_b": "CIFAR-10",
-    "language_b": "a transformer",
+    "language_b": "transformer",
 }
 OURS, THEIRS, CONTROL = "#0072B2", "#444444", "#999999"
-HIGHEST = 20.0  # percent; what is above is drawn at the top
-GAP = 0.9  # percent between two names
-PLACES = (0, 2, 4, 8, 48)  # bytes of state, side by side
+HIGHEST = 25.0  # percent; what is above is drawn at the top
+GAP = 1.1  # percent between two names
+# Where the columns stand, by bytes of state: beside each is room for its names.
+PLACES = {0: 0.0, 2: 1.2, 4: 2.22, 8: 3.75, 48: 4.85}
+LAST = 5.85
 
 
 class Point(NamedTuple):
@@ -70,13 +75,13 @@ def points(tasks: dict[str, dict[str, Tuned]]) -> list[Point]:
     shared = {name for name in shared if ROWS[name].family in NAMES}
     best: dict[str, Point] = {}
     for name in shared:
-        point = point_of(name, tasks)
+        point = summary(name, tasks)
         if point.family not in best or point.percent < best[point.family].percent:
             best[point.family] = point
     return sorted(best.values(), key=lambda point: point.percent)
 
 
-def point_of(name: str, tasks: dict[str, dict[str, Tuned]]) -> Point:
+def summary(name: str, tasks: dict[str, dict[str, Tuned]]) -> Point:
     """A row over some tasks."""
     logs = [log_ratios(rows[name], best_of(rows, 8)) for rows in tasks.values()]
     seeds = set.intersection(*(set(log) for log in logs))
@@ -88,12 +93,12 @@ def point_of(name: str, tasks: dict[str, dict[str, Tuned]]) -> Point:
 
 def draw(found: Iterable[Point], title: str) -> Figure:
     """The points, in a column for each number of bytes."""
-    figure, axes = plt.subplots(figsize=(13, 6), layout="constrained")
+    figure, axes = plt.subplots(figsize=(10, 6.2), layout="constrained")
     axes.axhline(0, color=THEIRS, linewidth=0.8, zorder=0)
     found = list(found)
     lowest = min(p.percent - np.nan_to_num(p.half) for p in found) - GAP
-    axes.set_xticks(range(len(PLACES)), [f"{size} bytes" for size in PLACES])
-    axes.set(xlim=(-0.3, len(PLACES) - 0.2), ylim=(lowest, HIGHEST), title=title)
+    axes.set_xticks([*PLACES.values()], [f"{size} bytes" for size in PLACES])
+    axes.set(xlim=(-0.3, LAST), ylim=(lowest, HIGHEST), title=title)
     axes.set(xlabel="optimizer state per float32 parameter")
     axes.set(ylabel="loss over that of the best\n8-byte optimizer, %")
     axes.spines[["top", "right"]].set_visible(False)
@@ -102,11 +107,12 @@ def draw(found: Iterable[Point], title: str) -> Figure:
     return figure
 
 
-def _place(size: float) -> int:
-    return int(np.argmin([abs(np.log2(size + 1) - np.log2(place + 1)) for place in PLACES]))
+def _place(size: float) -> float:
+    nearest = min(PLACES, key=lambda place: abs(np.log2(size + 1) - np.log2(place + 1)))
+    return PLACES[nearest]
 
 
-def _column(axes: Any, place: int, found: list[Point]) -> None:
+def _column(axes: Any, place: float, found: list[Point]) -> None:
     """The names stand beside the points, moved apart where they would touch."""
     top = HIGHEST - GAP / 2
     shown = [min(p.percent, top) for p in found]
@@ -130,7 +136,7 @@ def _column(axes: Any, place: int, found: list[Point]) -> None:
         axes.plot([x + 0.02, place], [at, height], color=color, linewidth=0.5)
         far = f" {point.percent:+.0f} %" if off and np.isfinite(point.percent) else ""
         text = NAMES[point.family] + (far or (" (diverged)" if off else ""))
-        style = {"fontsize": 9, "color": color, "fontweight": "bold" if ours else "normal"}
+        style = {"fontsize": 8.5, "color": color, "fontweight": "bold" if ours else "normal"}
         style["bbox"] = {"facecolor": "white", "edgecolor": "none", "pad": 0.5}
         style["zorder"] = 1  # above the line of 0, below the points
         axes.text(place + 0.02, height, text, va="center", **style)

@@ -89,8 +89,8 @@ def over_tasks(tasks: dict[str, Rows]) -> str:
     return table(columns, [line for _, line in sorted(lines)])
 
 
-def of_delay(tasks: dict[str, Rows]) -> str:
-    """The losses with the delay over those without, at the best rate of either."""
+def of_delay(tasks: dict[str, Rows]) -> tuple[Sequence[str], Sequence[Sequence[str]]]:
+    """The losses with the delay over those without, at the best rate of either: header and rows."""
     lines = []
     for task, rows in tasks.items():
         for blocks in plan.TASKS_DELAY[task]:
@@ -100,7 +100,7 @@ def of_delay(tasks: dict[str, Rows]) -> str:
                 base = rows.get(f"undelayed {blocks} b1=0.5 b2={b2} clip=3")
                 cells.append(over(ours, base) if ours and base else "")
             lines.append([task, blocks, *cells])
-    return table(["task", "blocks", *(f"b2={b2}" for b2 in B2S)], lines)
+    return ["task", "blocks", *(f"b2={b2}" for b2 in B2S)], lines
 
 
 def finished_tasks(study: str, folder: Path = results.FOLDER) -> dict[str, Rows]:
@@ -143,7 +143,7 @@ def main() -> None:
         for name, rows in tasks.items():
             print(f"## {name}\n\n{of_task(rows)}")
         if tasks and study == "delay":
-            print(f"## % of loss that the delay adds\n\n{of_delay(tasks)}")
+            print(f"## % of loss that the delay adds\n\n{table(*of_delay(tasks))}")
         elif tasks:
             print(f"## Tasks {study}: geometric means of the ratios\n\n{over_tasks(tasks)}")
 
