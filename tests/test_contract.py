@@ -213,7 +213,7 @@ def page():
             works = "one of each layout"
         for message in {REFUSED[name, variant][1] for variant in refused}:
             note = f"{note} The others raise an error: “{message} ...”."
-        note = note.strip() or "–"
+        note = note.strip() or "\N{EN DASH}"
         lines.append(f"| {name} | {works} | {note} |")
     table = "\n".join(lines)
     optimizers = ", ".join(f"`{name}`" for name in OPTIMIZERS)
