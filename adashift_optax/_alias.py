@@ -130,20 +130,21 @@ def adashift(
 
       axis_name: only for ``jax.shard_map`` over sharded parameters: the mesh axis they are sharded
         on, or a tuple of all. There a function sees one shard of a leaf, and **without axis_name
-        phi "max" and "mean" would be those of the shard**. Not needed under ``jax.jit``, whatever
-        the mesh, nor where parameters are replicated.
-      window: "sliding", the paper's window of the latest n gradients, "hopping" or "ema".
-      queue_dtype: None: the queue holds gradients in float32 or wider. Else one of float32,
-        bfloat16, float16, float8_e5m2 and float8_e4m3fn: gradients are rounded on entering the
+        phi "max" and "mean" would be those of the shard**. It is not needed under ``jax.jit``,
+        whatever the mesh, nor where parameters are replicated.
+      window: which gradients the momentum averages: "sliding", the paper's window of the latest n
+        gradients, "hopping" or "ema".
+      queue_dtype: the dtype in which the queue holds gradients: None (float32 or wider), float32,
+        bfloat16, float16, float8_e5m2 or float8_e4m3fn. Gradients are rounded when they enter the
         queue and the window. If the dtype has a smaller range than the gradients, each block is
         scaled by a power of 2 to fit: elements far below its largest round to 0. Updates are off
         by up to :math:`2^{-8}` (bfloat16), :math:`2^{-11}` (float16), :math:`2^{-3}` (float8_e5m2)
         and :math:`2^{-4}` (float8_e4m3fn) of the terms of m, and by twice that with
         ``phi="none"``. It has no effect where there is no queue.
-      mu_dtype: None: the state holds the momentum in float32 or wider. Else one of float32,
-        bfloat16 and float16, to which it is rounded at every step, before the update is made of it.
-        On independent gradients with b1 = 0.9 that moves updates by 0.4 % (bfloat16) and 0.05 %
-        (float16) of their root mean square. float16 rounds momentum below 6e-8 to 0.
+      mu_dtype: the dtype in which the state holds the momentum: None (float32 or wider), float32,
+        bfloat16 or float16. The momentum is rounded to it at every step, before the update is made
+        of it. On independent gradients with b1 = 0.9 the rounding moves updates by 0.4 % (bfloat16)
+        and 0.05 % (float16) of their root mean square. float16 rounds momentum below 6e-8 to 0.
       clip_value: None, or c > 0, a float or a schedule of the number of earlier updates: every
         element of :math:`m_t / (\sqrt{\hat v_t} + \epsilon)`, with ``window="ema"`` of
         :math:`g_t / (\sqrt{\hat v_t} + \epsilon)`, is clipped to [-c, c] (complex ones to magnitude
