@@ -51,29 +51,43 @@ class ScaleByAdashiftState(NamedTuple):
 
     Attributes:
       count: t, int32 scalar. It stops at the largest int32 instead of overflowing.
-      clock: t modulo the number of slots, int32 scalar, which goes on: the slot to write next. With
-        ``window="hopping"`` t modulo n times that number, which also tells when to hop. It is the
-        one value of a dict whose key tells n, window, queue_dtype and warm_start: the state of an
-        optimizer with others is refused by name, here and by what restores checkpoints.
-      mu: m_t, a tree like the parameters. ``window="hopping"``: a pair of such trees, of which m_t
-        is the older. ``window="ema"``: m_t before bias correction. None if b1 = 0, and unless
-        ``window="ema"`` if n = 1, where m_t is the gradient.
-      nu: v_t, real, before bias correction; for n = 1 the v of the next step. One block per leaf:
-        vectors with one entry per leaf, of 8 leaves each, in the order of ``jax.tree.leaves``. With
-        ``block_axes``: a tree like the parameters, where the reduced axes have size 1.
-        ``phi="none"``: a tree like the parameters. ``phi="factored"``: three trees, means of rows
-        [..., rows, 1], of columns [..., 1, columns] and of both [..., 1, 1]; a leaf of rank < 2 is
-        kept whole in the first, and the others hold one 0 for it.
-      queue: a ring of the latest gradients for each leaf, a tree like the parameters. Dtypes
-        narrower than 32 bits are held as unsigned integers; where they have fewer exponents than
-        the gradients it is a pair: ``held``, that tree, and ``scale``, rings of the powers of 2,
-        one for each block, by which it is to be multiplied. None where nothing reads it: for n = 1,
-        for ``window="hopping"``, and for b1 = 0 or ``window="ema"`` unless ``phi="none"``.
-      nu_queue: rings of the latest phi(g^2), like ``nu``. None if n = 1. For ``phi="none"``: None,
-        because what leaves ``queue`` is squared then, or with ``window="hopping"`` a pair of trees
-        like the parameters, the squares of two segments of the window.
-      log_b2: the sum of log(b2) over the squares in v, a real scalar; the bias correction divides v
-        by 1 - exp(log_b2). None if ``b2`` is a number.
+      clock: a dict with one value, an int32 scalar that goes on for good.
+
+        - The value is t modulo the number of slots: the slot that is written next. With
+          ``window="hopping"`` it is t modulo n times the number of slots, and also tells when to
+          hop.
+        - The key names n, window and queue_dtype, and warm_start if that is True. A state with
+          another key is refused by ``update`` and by what restores checkpoints. The error names
+          both keys.
+
+      mu: m_t, a tree like the parameters. With ``window="hopping"`` it is a pair of such trees, and
+        the older one is m_t. With ``window="ema"`` it is m_t before bias correction. It is None if
+        b1 = 0. Unless ``window="ema"``, it is also None if n = 1, where m_t is the gradient.
+      nu: v_t before bias correction, real. For n = 1 it is the v of the next step.
+
+        - One block for each leaf: vectors of up to 8 entries, one entry for each leaf, in the order
+          of ``jax.tree.leaves``.
+        - ``block_axes``: a tree like the parameters, in which the reduced axes have size 1.
+        - ``phi="none"``: a tree like the parameters.
+        - ``phi="factored"``: three trees. They hold the means of rows [..., rows, 1], of columns
+          [..., 1, columns] and of both [..., 1, 1]. The first tree keeps a leaf of rank 0 or 1
+          whole, and the other two hold one 0 for it.
+
+      queue: a tree like the parameters, with a ring of the latest gradients for each leaf.
+
+        - A dtype narrower than 32 bits is held as unsigned integers.
+        - A dtype that has fewer exponents than the gradients makes the queue a pair. ``held`` is
+          the tree of rings. ``scale`` has rings of powers of 2, one for each block, by which
+          ``held`` is to be multiplied.
+        - The queue is None where nothing reads it: for n = 1, for ``window="hopping"``, and, unless
+          ``phi="none"``, for b1 = 0 and for ``window="ema"``.
+
+      nu_queue: rings of the latest phi(g^2), like ``nu``. It is None if n = 1. With ``phi="none"``
+        it is None too, because the gradient that leaves ``queue`` is squared then. With
+        ``phi="none", window="hopping"`` it is a pair of trees like the parameters: the squares of
+        two segments of the window.
+      log_b2: the sum of log(b2) over the squares in v, a real scalar. The bias correction divides v
+        by 1 - exp(log_b2). It is None if ``b2`` is a number.
     """
 
     count: jax.Array  # pyright: ignore[reportIncompatibleMethodOverride]  (optax's name)

@@ -42,10 +42,11 @@ def adashift(
     .. math::
 
       m_t &= \sum_{i=0}^{n-1} \beta_1^i g_{t-i} \Big/ \sum_{i=0}^{n-1} \beta_1^i \\
-      v_t[B] &= \beta_2 v_{t-1}[B] + (1 - \beta_2)\, \phi(g_{t-n}[B]^2), \qquad v_n = 0 \\
+      v_t[B] &= \beta_2 v_{t-1}[B] + (1 - \beta_2)\, \phi(g_{t-n}[B]^2) \\
+      v_n &= 0 \\
       \hat v_t &= v_t / (1 - \beta_2^{t-n}) \\
-      u_t &= -\alpha_t\, m_t / (\sqrt{\hat v_t} + \epsilon) \quad (t > n), \qquad
-      u_t = 0 \quad (t \le n)
+      u_t &= -\alpha_t\, m_t / (\sqrt{\hat v_t} + \epsilon) \quad (t > n) \\
+      u_t &= 0 \quad (t \le n)
 
     **The first n updates are exactly zero**, because there is no :math:`v` yet, unless
     ``warm_start=True``. A block (or element) whose squares were all 0 so far has no scale and gets
@@ -67,7 +68,8 @@ def adashift(
     .. math::
 
       s_t &= \mathrm{clip}(g_t / (\sqrt{\hat v_t} + \epsilon)) \\
-      m_t &= \beta_1 m_{t-1} + (1 - \beta_1)\, s_t, \qquad m_n = 0 \\
+      m_t &= \beta_1 m_{t-1} + (1 - \beta_1)\, s_t \\
+      m_n &= 0 \\
       u_t &= -\alpha_t\, m_t / (1 - \beta_1^{t-n}) \quad (t > n)
 
     The paper divides a mean of gradients by one :math:`\hat v`, so no gradient of the mean may be
@@ -76,17 +78,17 @@ def adashift(
 
     ``window="hopping"`` is a variant of ours, not the paper's: it keeps no gradients, so that its
     state is as large as Adam's for any n. We keep two averages of gradients, empty them in turn,
-    each every n steps, and use the older one as :math:`m_t`: it holds between n // 2 + 1 and n of
-    the latest gradients instead of always n. :math:`v_t` is the same as above, except with
-    ``phi="none"``, where squares join it n // 2 or n - n // 2 at a time, when :math:`m_t` has
-    dropped them. So m and v still share no gradient.
+    each every n steps, and use the older one as :math:`m_t`. It holds between n/2 (rounded down)
+    plus 1 and n of the latest gradients, instead of always n. :math:`v_t` is the same as above,
+    except with ``phi="none"``. There n/2 squares (rounded down or up) join v together,
+    when :math:`m_t` has dropped their gradients. So m and v still share no gradient.
 
     Args:
       learning_rate: :math:`\alpha_t`, a float, a scalar array or a schedule of the step count.
       n: the delay in steps and the length of the momentum window, a Python int >= 1. None: 10.
       b1: decay of the weights of the momentum, in [0, 1). A Python 0 needs no momentum and, unless
         ``phi="none"``, no queue of gradients. Changing a traced ``b1`` during training reweights
-        only new gradients; the old weights fade as ``b1**k``.
+        only new gradients; the old weights fade as :math:`\beta_1^k` over k steps.
       b2: decay of the second moment: a number in [0, 1), or a schedule. A schedule is called with
         k = 1, 2, ... for the k-th square that joins v, which then has the weight 1 - b2(k) while
         all before it fade by b2(k); the bias correction divides by the sum of the weights. Values
@@ -94,39 +96,55 @@ def adashift(
         Under ``optax.inject_hyperparams`` a schedule must be static as well:
         ``static_args=(*STATIC_ARGS, "b2")``.
       eps: added to the denominator, >= 0, in the units of a gradient.
-      phi: what the squared gradients of a block are reduced to: "max" (the paper's
-        recommendation), "mean", "none" (every element keeps its own v), or a callable from the
-        squared gradients of one block (float32 or wider, the reduced axes in order; for a whole
-        leaf its shape) to a nonnegative scalar. "factored": element-wise at the price of blocks;
-        leaves of rank >= 2 keep the means of :math:`g^2` over their last axis and over the one
-        before, R and C, and :math:`v_{ij} = R_i C_j / \mathrm{mean}(R)` (Adafactor's); leading
-        axes keep their own. Leaves of rank < 2 are kept whole.
-      block_axes: the axes of a leaf that form one block together. None: all. A tuple of ints:
-        these, for every leaf. A callable ``(path, leaf) -> tuple | None`` is asked at init and when
-        ``update`` first sees such updates; ``leaf`` is a ``jax.ShapeDtypeStruct``, of which only
-        the shape is the same both times. "outputs": those over which one output of a layer sums, so
-        that each has its own v, as in Adam-mini with ``phi="mean"``: each output neuron of a kernel
-        [..., in, out], each channel of a convolution [height, width, in, out], each dimension of a
-        head ("query", "key", "value": [d, heads, head_dim]; "out": [heads, head_dim, d]), each row
-        of an "embedding"; vectors, "bias" and "scale" are one block. Leading axes of stacked layers
-        and experts keep their own v. It goes by the names that Flax gives; else rank 2 and 3 are
-        [..., in, out], higher ranks convolutions, and a "weight" is Equinox's [out, in, ...].
-        Ignored by ``phi="none"`` and "factored", except for the scales of ``queue_dtype``.
+      phi: the function that reduces the squared gradients of a block to one number.
+
+        - ``"max"``: their maximum, which the paper recommends.
+        - ``"mean"``: their mean.
+        - ``"none"``: every element is a block and keeps its own v.
+        - ``"factored"``: every element has its own v, at about the price of blocks. A leaf of rank
+          2 or more keeps R, the means of :math:`g^2` over its last axis, and C, those over the axis
+          before. Then :math:`v_{ij} = R_i C_j / \mathrm{mean}(R)`, as in Adafactor. Each index of
+          the leading axes has an R and a C of its own. In a leaf of rank 0 or 1 every element keeps
+          its own v.
+        - A callable: it gets the squared gradients of one block and returns a nonnegative scalar.
+          Its argument is float32 or wider. It has the reduced axes in their order, and for a whole
+          leaf the shape of the leaf.
+
+      block_axes: the axes of a leaf that form one block together. ``phi="none"`` and "factored"
+        ignore it, except for the scales of ``queue_dtype``.
+
+        - ``None``: all axes, so a leaf is one block.
+        - A tuple of ints: these axes, in every leaf.
+        - A callable ``(path, leaf) -> tuple | None``: the axes that it returns for a leaf. It is
+          called at init and when ``update`` first sees such updates. ``leaf`` is a
+          ``jax.ShapeDtypeStruct``, of which only the shape is the same both times.
+        - ``"outputs"``: the axes over which one output of a layer sums, so that each output has its
+          own v. With ``phi="mean"`` these are the blocks of Adam-mini. A block belongs to one
+          output neuron of a kernel [..., in, out], to one channel of a convolution [height, width,
+          in, out], to one dimension of a head ("query", "key", "value": [d, heads, head_dim];
+          "out": [heads, head_dim, d]), or to one row of an "embedding". A vector, a "bias" and a
+          "scale" are one block each. Leading axes of stacked layers and of experts keep their own
+          v. The names are those that Flax gives. A leaf with another name is taken as [..., in,
+          out] at rank 2 or 3, and as a convolution at a higher rank. A "weight" is taken as
+          Equinox's [out, in, ...].
+
       axis_name: only for ``jax.shard_map`` over sharded parameters: the mesh axis they are sharded
         on, or a tuple of all. There a function sees one shard of a leaf, and **without axis_name
-        phi "max" and "mean" would be those of the shard**. Not needed under ``jax.jit``, whatever
-        the mesh, nor where parameters are replicated.
-      window: "sliding", the paper's window of the latest n gradients, "hopping" or "ema".
-      queue_dtype: None: the queue holds gradients in float32 or wider. Else one of float32,
-        bfloat16, float16, float8_e5m2 and float8_e4m3fn: gradients are rounded on entering the
+        phi "max" and "mean" would be those of the shard**. It is not needed under ``jax.jit``,
+        whatever the mesh, nor where parameters are replicated.
+      window: which gradients the momentum averages: "sliding", the paper's window of the latest n
+        gradients, "hopping" or "ema".
+      queue_dtype: the dtype in which the queue holds gradients: None (float32 or wider), float32,
+        bfloat16, float16, float8_e5m2 or float8_e4m3fn. Gradients are rounded when they enter the
         queue and the window. If the dtype has a smaller range than the gradients, each block is
         scaled by a power of 2 to fit: elements far below its largest round to 0. Updates are off
-        by up to 2^-8, 2^-11, 2^-3 and 2^-4 (for bfloat16 to float8_e4m3fn) of the terms of m, and
-        twice that for ``phi="none"``. Without effect where there is no queue.
-      mu_dtype: None: the state holds the momentum in float32 or wider. Else one of float32,
-        bfloat16 and float16, to which it is rounded at every step, before the update is made of it.
-        On independent gradients with b1 = 0.9 that moves updates by 0.4 % (bfloat16) and 0.05 %
-        (float16) of their root mean square. float16 rounds momentum below 6e-8 to 0.
+        by up to :math:`2^{-8}` (bfloat16), :math:`2^{-11}` (float16), :math:`2^{-3}` (float8_e5m2)
+        and :math:`2^{-4}` (float8_e4m3fn) of the terms of m, and by twice that with
+        ``phi="none"``. It has no effect where there is no queue.
+      mu_dtype: the dtype in which the state holds the momentum: None (float32 or wider), float32,
+        bfloat16 or float16. The momentum is rounded to it at every step, before the update is made
+        of it. On independent gradients with b1 = 0.9 the rounding moves updates by 0.4 % (bfloat16)
+        and 0.05 % (float16) of their root mean square. float16 rounds momentum below 6e-8 to 0.
       clip_value: None, or c > 0, a float or a schedule of the number of earlier updates: every
         element of :math:`m_t / (\sqrt{\hat v_t} + \epsilon)`, with ``window="ema"`` of
         :math:`g_t / (\sqrt{\hat v_t} + \epsilon)`, is clipped to [-c, c] (complex ones to magnitude
@@ -212,8 +230,9 @@ def adashiftw(
     clip_value: optax.ScalarOrSchedule | None = None,
     warm_start: bool = False,
 ) -> optax.GradientTransformationExtraArgs:
-    r"""AdaShift with decoupled weight decay, as ``optax.adamw`` is Adam's.
+    r"""AdaShift with decoupled weight decay.
 
+    It is to :func:`adashift` what ``optax.adamw`` is to ``optax.adam``. The update is
     :math:`u_t = -\alpha_t (m_t / (\sqrt{\hat v_t} + \epsilon) + \lambda \theta_t)`. The decay acts
     from the first step on, also while AdaShift's own update is still zero.
 

@@ -178,14 +178,14 @@ def lagged_correlation(g: jax.Array, lags: tuple[int, ...]) -> jax.Array:
 
 
 def second_moments(state: Any, params: Any) -> Any:
-    """v_t, before bias correction, of an optimizer in the form of the parameters.
+    r"""v_t, before bias correction, of an optimizer in the form of the parameters.
 
-    For correlations over early steps divide by 1 - b2^t (AdaShift: by 1 - b2^(t-n)) first. The
-    state of AdaShift with n = 1 holds the v of the next step: what scales a gradient is there in
-    the state before the update.
+    For correlations over early steps divide by :math:`1 - \beta_2^t` first (AdaShift's by
+    :math:`1 - \beta_2^{t-n}`). The state of AdaShift with n = 1 holds the v of the next step: what
+    scales a gradient is there in the state before the update.
 
     Args:
-      state: of any chain with one `nu` in it: Adam's, or AdaShift's unless phi="factored".
+      state: of any chain with one `nu` in it: Adam's, or AdaShift's unless ``phi="factored"``.
       params: the tree that it was initialized with.
 
     Returns:

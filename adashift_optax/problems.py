@@ -126,7 +126,9 @@ def trajectory(
     key: jax.Array,
     every: int = 1,
 ) -> jax.Array:
-    """The x after every `every` steps of `tx` on `problem`, projected onto [low, high] after each.
+    """The value of x, recorded once in `every` steps of `tx` on `problem`.
+
+    After each step x is projected onto [low, high].
 
     Args:
       problem: of this module, or of the same form.

@@ -102,10 +102,40 @@ def _captions(app, document):
             image.parent.replace_self(figure)
 
 
+def _numbers(app, document):
+    """Keeps a number such as 1e-12 on one line, which a browser would break after "1e-"."""
+    for text in list(document.findall(nodes.Text)):
+        parts = re.split(r"(\b[\d.]*\de-\d+)", text)
+        if parts[1:] and not isinstance(text.parent, (nodes.FixedTextElement, nodes.literal)):
+            pieces = [nodes.Text(part) for part in parts]
+            pieces[1::2] = [nodes.inline("", part, classes=["number"]) for part in parts[1::2]]
+            text.parent.replace(text, pieces)
+
+
+def _arguments(app, document):
+    """Begins the text about an argument on the line of its name, also if a list is part of it."""
+    for inline in list(document.findall(nodes.inline)):
+        if inline.children and isinstance(inline[0], nodes.paragraph):  # Sphinx makes no others
+            first, *rest = inline.children
+            line = inline.parent
+            line.replace(inline, first.children)
+            line.parent.insert(line.parent.index(line) + 1, rest)
+
+
+def _names(app, pagename, templatename, context, doctree):
+    """Lets long names break where their words end, in the page and in its table of contents."""
+    for part in ("body", "toc"):
+        if part in context:
+            context[part] = pages.breakable(context[part])
+
+
 def setup(app):
     """Registers all of these with Sphinx, which calls this."""
     app.connect("include-read", _links)
     app.connect("source-read", _source)
     app.connect("doctree-read", _captions)
+    app.connect("doctree-read", _numbers)
+    app.connect("doctree-read", _arguments)
+    app.connect("html-page-context", _names, priority=400)  # before the theme takes the contents
     app.add_html_math_renderer("mathml", (formulas.render, None), (formulas.render, None))
     return {"parallel_read_safe": True, "parallel_write_safe": True}

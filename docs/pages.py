@@ -18,7 +18,10 @@ from typing import Any
 
 NOTEBOOKS = Path(__file__).parent.parent / "notebooks"
 _WORDS = re.compile(r"^# Figure: (.+(?:\n# .+)*)\n# Alt: (.+(?:\n# .+)*)$", re.M)
-_ENTRY = re.compile(r"^- \[(.+)\]\(\.\./notebooks/(\w+)\.ipynb\)", re.M)
+_ENTRY = re.compile(r"^- \[(.+)\]\(\.\./notebooks/(\w+)\.ipynb\)(?:<!-- picture (\d+) -->)?", re.M)
+# What Sphinx writes for a word in code and for the name of an argument.
+_CODE = re.compile(r'(?<=<span class="pre">)[^<]+|(?<=<li><p><strong>)[^<]+')
+_PARTS = re.compile(r"(?<=\w)[_.(](?=[^\W\d])")
 
 
 def code_cells(book: dict[str, Any]) -> list[dict[str, Any]]:
@@ -73,27 +76,36 @@ def _downloads(stem: str, cells: list[dict[str, Any]]) -> str:
     return f"Download this notebook: {', '.join(links)}.{needs}"
 
 
-def first_picture(stem: str) -> tuple[bytes, str]:
-    """The first picture of a notebook, and its alternative text."""
+def picture(stem: str, number: int) -> tuple[bytes, str]:
+    """A picture of a notebook, counted from 1, and its alternative text."""
     book = json.loads((NOTEBOOKS / f"{stem}.ipynb").read_text(encoding="utf-8"))
-    cell = next(cell for cell in code_cells(book) if pictures(cell))
+    cell = [cell for cell in code_cells(book) if pictures(cell)][number - 1]
     alt = words(cell)[0][1] if words(cell) else ""
     return base64.b64decode(pictures(cell)[0]), alt
 
 
 def gallery(text: str, folder: Path) -> str:
-    """The page `text` with each notebook's first picture, written to `folder`, above its entry.
+    """The page `text` with a picture of each notebook, written to `folder`, above its entry.
 
-    An entry is a line that begins with "- [title](../notebooks/name.ipynb)".
+    An entry is a line that begins with "- [title](../notebooks/name.ipynb)". It gets the first
+    picture of the notebook, or the second if "<!-- picture 2 -->" follows.
     """
     folder.mkdir(parents=True, exist_ok=True)
 
     def with_picture(match: re.Match[str]) -> str:
-        title, stem = match.groups()
-        picture, alt = first_picture(stem)
-        (folder / f"{stem}.png").write_bytes(picture)
+        title, stem, number = match.groups()
+        content, alt = picture(stem, int(number or 1))
+        (folder / f"{stem}.png").write_bytes(content)
         link = f"(../notebooks/{stem}.ipynb)"
         alt = re.sub(r"([\[\]*_`])", r"\\\1", alt)
         return f"- [![{alt}](_build/{folder.name}/{stem}.png)]{link}\n\n  **[{title}]{link}**"
 
     return _ENTRY.sub(with_picture, text)
+
+
+def breakable(body: str) -> str:
+    """The HTML `body`, in which the names in code may break after each "_", "." and "(".
+
+    Without it a narrow screen breaks a long name in the middle of a word.
+    """
+    return _CODE.sub(lambda match: _PARTS.sub(r"\g<0><wbr>", match[0]), body)

@@ -213,16 +213,18 @@ def page():
             works = "one of each layout"
         for message in {REFUSED[name, variant][1] for variant in refused}:
             note = f"{note} The others raise an error: “{message} ...”."
-        lines.append(f"| {name} | {works} | {note.strip()} |")
+        note = note.strip() or "\N{EN DASH}"
+        lines.append(f"| {name} | {works} | {note} |")
     table = "\n".join(lines)
     optimizers = ", ".join(f"`{name}`" for name in OPTIMIZERS)
     variants, layouts = (", ".join(f"`{name}`" for name in names) for names in (VARIANTS, LAYOUTS))
     return f"""\
 # What it works with
 
-This page is for those who put `adashift` inside another transformation of JAX or Optax. Under each
-one of the first column the updates equal those of a NumPy reference that is wrapped in the same
-way, to a relative 1e-9 in 64 bits. Tests and page come from the same tables (`tests/contract.py`).
+This page is for those who put `adashift` inside another transformation of JAX or Optax. Each row
+names a wrapper. Under it the updates equal those of a NumPy reference with the same wrapper, to a
+relative 1e-9 in 64 bits (with `mu_dtype`, to the rounding of the momentum). Tests and page come
+from the same tables (`tests/contract.py`).
 
 | under | settings tested | remark |
 |---|---|---|

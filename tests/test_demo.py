@@ -104,7 +104,7 @@ def test_only_whole_files_are_left(finished):
     assert sorted(path.name for path in finished.folder.iterdir()) == ["digits.csv", "digits.png"]
     png = (finished.folder / "digits.png").read_bytes()
     assert png.startswith(b"\x89PNG\r\n\x1a\n")
-    assert struct.unpack(">II", png[16:24]) == (1200, 420)
+    assert struct.unpack(">II", png[16:24]) == (1200, 960)
     assert str(finished.folder / "digits.csv") in finished.out
     assert str(finished.folder / "digits.png") in finished.out
 

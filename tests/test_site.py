@@ -45,6 +45,23 @@ def test_the_gallery_shows_every_notebook(tmp_path):
         assert re.search(entry, page, re.M)
 
 
+def test_an_entry_of_the_gallery_may_choose_its_picture(tmp_path):
+    """The first picture of notebook 5 has too many panels for a small picture."""
+    entry = "- [Vision](../notebooks/05_vision.ipynb)"
+    for number, comment in enumerate(("", "<!-- picture 2 -->"), start=1):
+        page = SITE["gallery"](f"{entry}{comment}. Text.", tmp_path)
+        content, alt = SITE["picture"]("05_vision", number)
+        assert (tmp_path / "05_vision.png").read_bytes() == content
+        assert alt in page
+        assert page.endswith("ipynb)**. Text.")
+
+
+def test_names_in_code_break_where_their_words_end():
+    code = '<span class="pre">optax.scale_by_x(b1=0.5)</span> in_prose'
+    parts = '<span class="pre">optax.<wbr>scale_<wbr>by_<wbr>x(<wbr>b1=0.5)</span> in_prose'
+    assert SITE["breakable"](code) == parts
+
+
 def test_a_notebook_becomes_a_page():
     figure = {"data": {"image/png": base64.b64encode(b"picture").decode()}}
     comment = "# Figure: One line\n# and another.\n# Alt: A line.\n"

@@ -24,21 +24,22 @@ LINE = 0.07  # height of a name, in heights of the axes
 
 def save_figure(selected: dict[str, list[Row]], dataset: str, path: Path) -> None:
     """Draw the curves of each optimizer at its selected learning rate."""
-    figure = Figure(figsize=(12, 4.2), dpi=100, layout="constrained")
-    losses, accuracies = figure.subplots(1, 2)
+    figure = Figure(figsize=(8, 6.4), dpi=150, layout="constrained")
+    losses, accuracies = figure.subplots(2, sharex=True)
     for axes, field in ((losses, "train_loss"), (accuracies, "test_accuracy")):
         for name, rows in selected.items():
             _draw(axes, rows, field, COLORS[name])
-        axes.set(xlabel="epoch", ylabel=field.replace("_", " "))
+        axes.set_ylabel(field.replace("_", " "))
         axes.grid(alpha=0.3)
         axes.spines[["top", "right"]].set_visible(False)
+    accuracies.set_xlabel("epoch")
     losses.set_yscale("log")
     # Without the first tenth, whose climb would squeeze the rest.
     accuracies.set_ylim(bottom=min(np.quantile(a.get_ydata(), 0.1) for a in accuracies.lines))
     for axes in (losses, accuracies):
         _name_ends(axes, selected)
     seeds = len({row.seed for rows in selected.values() for row in rows})
-    bands = "" if seeds == 1 else ". Lines: means; bands: one standard deviation to each side"
+    bands = "" if seeds == 1 else ".\nLines: means; bands: one standard deviation to each side"
     title = f"{dataset}, {count(seeds, 'seed')}, each optimizer at its best learning rate{bands}"
     figure.suptitle(title, fontsize=11)
     content = io.BytesIO()
