@@ -35,12 +35,13 @@ def main() -> int:
         if args.only not in name:
             continue
         path = RESULTS / f"{name}.csv"
-        done = rows.load(path) if args.missing else []
-        for case in make():
-            if case.key in {row.key for row in done}:
+        done = {row.key: row for row in rows.load(path)} if args.missing else {}
+        every = make()
+        for case in every:
+            if case.key in done:
                 continue
-            done.append(rows.row_of(case.key, case.compile()))
-            rows.save(done, path)
+            done[case.key] = rows.row_of(case.key, case.compile())
+            rows.save([done[case.key] for case in every if case.key in done], path)
             label = ", ".join(filter(None, case.key[1:]))
             print(f"{time.perf_counter() - start:.0f} s: {name}: {label}", flush=True)
     page.save(RESULTS)
