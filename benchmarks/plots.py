@@ -24,7 +24,7 @@ from benchmarks.variants import LINES, SIZE_LINES, adashift, delay
 class Style(NamedTuple):
     """How a variant looks in every plot.
 
-    The colors are Okabe and Ito's, which the color-blind can tell apart.
+    The colors are those of the notebooks, as far as they have the variant.
     """
 
     color: str
@@ -35,10 +35,10 @@ class Style(NamedTuple):
 STYLES = {
     "none": Style("#D55E00", "s", "-"),
     "max": Style("#0072B2", "o", "-"),
-    "max, bfloat16 queue": Style("#56B4E9", "D", "-."),
-    "none, hopping": Style("#E69F00", "v", "--"),
-    "max, hopping": Style("#009E73", "^", "--"),
-    "factored, ema": Style("#CC79A7", "P", ":"),
+    "max, bfloat16 queue": Style("#44AA99", "D", "-."),
+    "none, hopping": Style("#DDCC77", "v", "--"),
+    "max, hopping": Style("#56B4E9", "^", "--"),
+    "factored, ema": Style("#882255", "P", ":"),
 }
 LINE = {"linewidth": 2, "markersize": 8, "markerfacecolor": "none", "markeredgewidth": 1.8}
 ADAM = "black"
