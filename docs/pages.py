@@ -21,7 +21,7 @@ _WORDS = re.compile(r"^# Figure: (.+(?:\n# .+)*)\n# Alt: (.+(?:\n# .+)*)$", re.M
 _ENTRY = re.compile(r"^- \[(.+)\]\(\.\./notebooks/(\w+)\.ipynb\)(?:<!-- picture (\d+) -->)?", re.M)
 # What Sphinx writes for a word in code and for the name of an argument.
 _CODE = re.compile(r'(?<=<span class="pre">)[^<]+|(?<=<li><p><strong>)[^<]+')
-_PARTS = re.compile(r"(?<=\w)[_.(](?=[^\W\d])")
+_PARTS = re.compile(r"(?<=\w)[_.(](?=[^\W\d]|$)")
 
 
 def code_cells(book: dict[str, Any]) -> list[dict[str, Any]]:
