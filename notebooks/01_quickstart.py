@@ -83,9 +83,9 @@ for name, accuracy in accuracies.items():
     print(f"{name:24}  test accuracy {accuracy:.1%}")
 
 # %%
-# Figure: All three settings train the network. In the shaded steps `AdaShift (max, n=10)` does not
-# move yet. This is one run of each, and no learning rate was tuned: it does not show which is
-# better.
+# Figure: All three settings train the network. In the shaded steps the parameters of
+# `AdaShift (max, n=10)` do not change. Its loss varies there, because each batch is another one.
+# This is one run of each, and no learning rate was tuned: it does not show which is better.
 # Alt: Two panels. Left: training loss of three optimizers on a logarithmic scale over 500 steps;
 # all three curves fall. Right: the first 30 steps, with the first 11 losses shaded.
 figure, (whole, start) = plt.subplots(1, 2, figsize=(9, 3.8), width_ratios=[3, 2])
@@ -113,10 +113,10 @@ plt.show()
 #
 # ## Which gradients are in the momentum? `n` and `window`
 #
-# The momentum is a mean of gradients, and `window` says of which ones. To make it visible we feed
-# gradients that are 1 in one entry and 0 elsewhere, and every gradient has its 1 in another entry.
-# With `phi="max"` $v$ is then 1 at all steps, and entry i of an update is the weight of gradient i
-# in the momentum.
+# The momentum is a mean of gradients, and `window` chooses which gradients. To make this visible we
+# feed gradients that are 1 in one entry and 0 elsewhere, and every gradient has its 1 in another
+# entry. With `phi="max"` $v$ is then 1 at all steps, and entry i of an update is the weight of
+# gradient i in the momentum.
 
 # %%
 weights = {}
@@ -142,15 +142,16 @@ for ax in axes[:2]:
     ax.plot([1, 30], [11, 40], color="#D55E00", linewidth=1, linestyle="--")
     ax.text(8, 25, "only in v", color="#D55E00", rotation=45, ha="center", va="center", fontsize=9)
 axes[0].set(ylabel="update of step")
-bar = figure.colorbar(picture, ax=axes, label="weight in the momentum", shrink=0.85)
-bar.set_ticks([0, 0.1, 0.2, 0.25], labels=["0", "0.1", "0.2", "0.25\nor more"])
+bar = figure.colorbar(picture, ax=axes, shrink=0.62)
+bar.set_label("weight in the momentum", labelpad=-16)
+bar.set_ticks([0, 0.1, 0.2, 0.25], labels=["0", "0.1", "0.2", r"$\geq$ 0.25"])
 plt.show()
 
 # %% [markdown]
 # - `window="sliding"` is the paper's. It averages the latest n gradients, and then divides their
 #   mean by the root of $v$. The state keeps these n gradients, in a *queue*.
-# - `window="hopping"` is our variant. It also averages first. Its mean holds between n // 2 + 1 and
-#   n gradients (6 to 10 here), and the state keeps no queue.
+# - `window="hopping"` is our variant. It also averages first. Its mean holds at most n gradients,
+#   and at least n/2 rounded down, plus 1 (6 to 10 here). The state keeps no queue.
 # - `window="ema"` first divides each gradient by the root of its own $v$, which is older than the
 #   gradient. Then it averages the quotients. So n = 1 is enough, and the state keeps no queue
 #   unless `phi="none"` and n > 1.
@@ -281,7 +282,7 @@ np.testing.assert_array_equal(losses["AdaShift (max, n=10)"][:11], frozen)
 small = losses["AdaShift (factored, ema)"]
 np.testing.assert_array_equal(small[:2], frozen[:2])
 assert small[2] != frozen[2]
-held_by = {n_of: w[10:] > 1e-6 for n_of, w in weights.items()}  # but for rounding errors
+held_by = {n_of: w[10:] > 1e-6 for n_of, w in weights.items()}  # except for rounding errors
 for rows in (held_by["sliding", 10], held_by["hopping", 10]):
     assert all(np.flatnonzero(row).min() > t - 10 for t, row in enumerate(rows, start=10))
 assert set(held_by["sliding", 10].sum(1)) == {10}

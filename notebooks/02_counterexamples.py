@@ -22,9 +22,10 @@
 # that follows the large gradient in every case solves the published problems, but it fails the
 # mirrored ones.
 #
-# The labels of AdaShift name its *window*: `sliding` averages the latest n gradients, `hopping`
-# between n // 2 + 1 and n of them, and `ema` first divides each gradient by the root of its own $v$
-# and then averages. With one variable, `phi` makes no difference.
+# The labels of AdaShift name its *window*: `sliding` averages the latest n gradients. `hopping`
+# averages at most n of them, and at least n/2 rounded down, plus 1. `ema` first divides each
+# gradient by the root of its own $v$ and then averages. With one variable, `phi` makes no
+# difference.
 
 # %%
 import jax
@@ -106,7 +107,8 @@ for name in momentum:
 # momentum and for the sequential problem. Adam climbs to about 29, 29 and 1; the other optimizers
 # fall.
 STYLES = {HOPPING: "--", EMA: ":"}
-fig, axes = plt.subplots(1, 3, figsize=(11, 4.1))
+fig, ((*axes,), (below, legend)) = plt.subplots(2, 2, figsize=(8.5, 6.4))
+axes.append(below)
 t = np.arange(1, 101) * STEPS / 100 / 1e6
 for name in plain:
     band(axes[0], t, plain[name], name, lw=3.5 if name == "ADOPT" else 1.8)
@@ -122,14 +124,15 @@ axes[2].set(title="sequential", xlabel="steps", ylabel="x", ylim=(-1.05, 1.05))
 for ax in axes[:2]:
     ax.axhline(0, color="gray", lw=0.8)
 fig.suptitle("x should fall: only Adam ends too high")
-fig.legend(*axes[1].get_legend_handles_labels(), loc="outside lower center", ncols=4)
+legend.axis("off")
+legend.legend(*axes[1].get_legend_handles_labels(), loc="center")
 plt.show()
 
 # %%
 rows = [
     [
         name,
-        f"{np.median(plain[name][:, -1]):.1f}" if name in plain else "",
+        f"{np.median(plain[name][:, -1]):.1f}" if name in plain else "-",
         f"{np.median(momentum[name][:, -1]):.1f}",
         f"{in_order[name][-1]:.4f}",
     ]
@@ -210,14 +213,15 @@ for window in ("sliding", "hopping"):
     by_n[window] = np.array([jax.jit(turning_weight, static_argnums=0)(tx) for tx in txs])
 
 # %%
-# Figure: A curve should cross the horizontal line where the dotted line does. Left: with
-# independent gradients all but Adam do. Middle: in a fixed order AMSGrad does, Adam turns too late,
-# and the others turn too early. Right: AdaShift's turning weight grows with n.
-# Alt: Three panels. Left: descent per step over the mean gradient d for five optimizers, of which
-# only Adam crosses zero right of d = 0. Middle: descent per cycle over the weight of the large
-# gradient. Right: the turning weight of AdaShift with the sliding and the hopping window over n,
-# which rises from 0.8 at n = 1 to 1.25 at n = 101.
-fig, axes = plt.subplots(1, 3, figsize=(11, 4.1))
+# Figure: A curve should cross the horizontal line where the dotted line does. Upper left: with
+# independent gradients all but Adam do. Upper right: in a fixed order AMSGrad does, Adam turns too
+# late, and the others turn too early. Lower left: AdaShift's turning weight grows with n.
+# Alt: Three panels. Upper left: descent per step over the mean gradient d for five optimizers, of
+# which only Adam crosses zero right of d = 0. Upper right: descent per cycle over the weight of the
+# large gradient. Lower left: the turning weight of AdaShift with the sliding and the hopping window
+# over n, which rises from 0.8 at n = 1 to 1.25 at n = 101.
+fig, ((*axes,), (below, legend)) = plt.subplots(2, 2, figsize=(8.5, 6.8))
+axes.append(below)
 for name in NAMES:
     lw = 3.5 if name == "ADOPT" else 1.8
     band(axes[0], d, by_d[name], name, lw=lw)
@@ -234,7 +238,8 @@ for window, style in {"sliding": "o-", "hopping": "s--"}.items():
 axes[2].axhline(1, color="gray", ls=":")
 axes[2].set(title="sequential", xlabel="delay n (steps)", ylabel="turning weight (1 is right)")
 axes[2].legend(loc="upper left")
-fig.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=5)
+legend.axis("off")
+legend.legend(*axes[0].get_legend_handles_labels(), loc="center", title="the panels above")
 plt.show()
 
 # %% [markdown]
@@ -274,28 +279,32 @@ by_decay = {name: turning_weights(name) for name in [*NAMES, EMA]}
 # 1/5 to 5 over five values of b2, with one curve for each of six optimizers. AMSGrad's lies at 1.
 # Adam's lies above 1, those of ACProp and AdaShift lie below, and all come to 1 as b2 grows.
 MARKERS = dict(zip(by_decay, "oDsPv^", strict=True))
-fig, axes = plt.subplots(1, len(B1), figsize=(11, 4.3), sharey=True)
+fig, axes = plt.subplots(2, 2, figsize=(8.5, 7.4), sharex=True, sharey=True)
 for place, name in enumerate(by_decay):
-    for ax, values in zip(axes, by_decay[name], strict=True):
+    for ax, values in zip(axes.flat, by_decay[name], strict=True):
         x = np.arange(len(B2)) + 0.07 * (place - 2.5)
         style = {"color": color(name), "ls": STYLES.get(name, "-"), "lw": 1.2, "ms": 6}
         ax.plot(x, values, marker=MARKERS[name], mfc="white", label=name, **style)
         passed = (values > 0.99) & (values < 1.01)
         ax.plot(x[passed], values[passed], MARKERS[name], color=color(name), ms=6)
-for ax, b1 in zip(axes, B1, strict=True):
+for ax, b1 in zip(axes.flat, B1, strict=True):
     ax.axhspan(1.01, 6, color="gray", alpha=0.12, lw=0)
     ax.axhline(1, color="gray", lw=0.8)
-    ax.set(title=rf"$\beta_1 = {b1:g}$", xlabel=r"$\beta_2$", yscale="log", ylim=(0.18, 5.6))
-    ax.set_xticks(range(len(B2)), [f"{b2:g}" for b2 in B2], rotation=45)
+    ax.set(title=rf"$\beta_1 = {b1:g}$", yscale="log", ylim=(0.18, 5.6))
+    ax.set_xticks(range(len(B2)), [f"{b2:g}" for b2 in B2])
+    ax.set_yticks([0.2, 0.5, 1, 2, 5], ["0.2\nor less", "0.5", "1", "2", "5\nor more"])
     ax.minorticks_off()
-axes[0].set_yticks([0.2, 0.5, 1, 2, 5], ["0.2\nor less", "0.5", "1", "2", "5\nor more"])
-axes[0].set_ylabel("turning weight")
-axes[-1].text(4.3, 3.6, "counts too little:\nfails the published\nproblem", ha="right", va="center")
-axes[-1].text(4.3, 0.26, "counts too much:\nfails the mirrored\nproblem", ha="right", va="center")
-handles, labels = axes[0].get_legend_handles_labels()
+    right = {"ha": "right", "va": "center", "fontsize": 9.5}
+    ax.text(4.3, 3.6, "counts too little:\nfails the published\nproblem", **right)
+    ax.text(4.3, 0.3, "counts too much:\nfails the mirrored\nproblem", **right)
+for ax in axes[1]:
+    ax.set_xlabel(r"$\beta_2$")
+for ax in axes[:, 0]:
+    ax.set_ylabel("turning weight")
+handles, labels = axes[0, 0].get_legend_handles_labels()
 handles.append(plt.Line2D([], [], color="gray", marker="o", ls="none"))
 labels.append("filled: passes both problems")
-fig.legend(handles, labels, loc="outside lower center", ncols=4)
+fig.legend(handles, labels, loc="outside lower center", ncols=3)
 fig.suptitle("Sequential problem: how heavy must the large gradient be before x falls?")
 plt.show()
 
@@ -336,26 +345,25 @@ by_b2 = {name: share_right(drift_by_b2[name]) for name in NAMES}
 
 # %%
 # Figure: Blue means that x moves in the right direction with all eight seeds, red with none. Adam
-# and ADOPT have red fields on the right, where a rare large gradient says that x should fall.
-# Alt: Two rows of five maps, one for each optimizer. Upper row: the share of seeds that move in the
-# right direction over d and C. Lower row: the same over d and b2. AMSGrad, ACProp and AdaShift are
-# blue but for pale columns near d = 0; Adam and ADOPT are red in parts of the right half.
-GRIDS = [(by_rare, r"$C$  ($\beta_2 = 0.999$)", RARE), (by_b2, r"$\beta_2$  ($C = 101$)", B2)]
-fig, axes = plt.subplots(2, len(NAMES), figsize=(11, 5.6), sharex=True)
-for line, (values, label, ticks) in zip(axes, GRIDS, strict=True):
-    for ax, name in zip(line, NAMES, strict=True):
+# and ADOPT have red fields in the right half of their maps, where a rare large gradient says that x
+# should fall.
+# Alt: Five rows of two maps, one row for each optimizer. Left: the share of seeds that move in the
+# right direction over d and C. Right: the same over d and b2. AMSGrad, ACProp and AdaShift are
+# blue except in pale columns near d = 0; Adam and ADOPT are red in parts of the right half.
+GRIDS = [(by_rare, "$C$", RARE, r"$\beta_2 = 0.999$"), (by_b2, r"$\beta_2$", B2, "$C = 101$")]
+fig, axes = plt.subplots(len(NAMES), 2, figsize=(8.5, 8.8), sharex=True)
+for column, (values, label, ticks, fixed) in zip(axes.T, GRIDS, strict=True):
+    for ax, name in zip(column, NAMES, strict=True):
         share = {"cmap": "RdBu", "vmin": 0, "vmax": 1}
         image = ax.imshow(values[name], origin="lower", aspect="auto", **share)
-        ax.set_xticks(range(len(D)), [f"{value:g}" for value in D], rotation=90)
-        ax.set_yticks(range(len(ticks)), [f"{v:g}" for v in ticks] if ax is line[0] else [])
+        ax.set_xticks(range(len(D)), [f"{value:g}" for value in D])
+        ax.set_yticks(range(len(ticks)), [f"{v:g}" for v in ticks])
+        ax.set(ylabel=label, title=f"{name}, {fixed}")
         ax.grid(False)
-    line[0].set_ylabel(label)
-for ax, name in zip(axes[0], NAMES, strict=True):
-    ax.set_title(name)
-for ax in axes[1]:
-    ax.set_xlabel("mean gradient d")
-bar = fig.colorbar(image, ax=axes, aspect=30, pad=0.02, label="seeds that move the right way")
-bar.set_ticks([0, 0.5, 1], labels=["0 of 8:\nwrong", "4 of 8", "8 of 8:\nright"])
+    column[-1].set_xlabel("mean gradient d")
+below = {"location": "bottom", "aspect": 50, "label": "seeds that move in the right direction"}
+bar = fig.colorbar(image, ax=axes, pad=0.02, **below)
+bar.set_ticks([0, 0.5, 1], labels=["0 of 8: wrong", "4 of 8", "8 of 8: right"])
 plt.show()
 
 # %%
@@ -364,13 +372,13 @@ rows = [
         name,
         f"{np.mean(by_decay[name] < 1.01):.0%}",
         f"{np.mean(by_decay[name] > 0.99):.0%}",
-        f"{np.mean(by_rare[name]):.0%}" if name in by_rare else "",
-        f"{np.mean(by_b2[name]):.0%}" if name in by_b2 else "",
+        f"{np.mean(by_rare[name]):.0%}" if name in by_rare else "-",
+        f"{np.mean(by_b2[name]):.0%}" if name in by_b2 else "-",
     ]
     for name in by_decay
 ]
 print("share of the settings above with which x moves in the right direction:")
-table(["", "published", "mirrored", "stochastic, C and d", "stochastic, b2 and d"], rows)
+table(["optimizer", "published", "mirrored", "stochastic, C and d", "stochastic, b2 and d"], rows)
 
 # %% [markdown]
 # The columns "published" and "mirrored" are about the sequential problem and the grid of

@@ -1,5 +1,5 @@
 # %% [markdown]
-# # Net update factors: how far does each gradient move the parameter?
+# # Net update factors of each gradient
 #
 # **Does an optimizer give large and small gradients the same influence?** This notebook is for you
 # if you want to know why Adam can move against the sum of its gradients, and whether AdaShift can.
@@ -19,9 +19,9 @@
 # sign of one recorded gradient, which leaves every $v$ as it is, and compares where the parameter
 # ends.
 #
-# The labels of AdaShift name its *window*: `sliding` averages the latest n gradients, `hopping`
-# between n // 2 + 1 and n of them, and `ema` first divides each gradient by the root of its own $v$
-# and then averages.
+# The labels of AdaShift name its *window*: `sliding` averages the latest n gradients. `hopping`
+# averages at most n of them, and at least n/2 rounded down, plus 1. `ema` first divides each
+# gradient by the root of its own $v$ and then averages.
 
 # %%
 import jax
@@ -60,7 +60,7 @@ ADASHIFT = [name for name in optimizers(0.9, 0.99, 10) if name.startswith("AdaSh
 
 
 # %% [markdown]
-# ## Which k has the large gradient of a fixed cycle?
+# ## What is the k of the large gradient in a fixed cycle?
 #
 # The sequential problem of [notebook 2](02_counterexamples.ipynb) repeats the gradients
 # $101, -1, \ldots, -1$ in cycles of 101 steps. They add up to $+1$ in each cycle, so x should fall.
@@ -327,9 +327,9 @@ plt.show()
 # With independent gradients AdaShift gives large and small gradients the same influence, to 1.5 %,
 # with every window, without momentum as Theorem 5 says and with momentum by measurement; AMSGrad
 # and ADOPT do so too, and Adam gives the largest gradients less. If the gradients come in a fixed
-# cycle, only AMSGrad does: Adam gives the rare large gradient too little, so that x moves in the
-# wrong direction, and AdaShift gives it too much. A larger $\beta_2$, from 0.9 on, brings both Adam
-# and AdaShift closer to the same influence for all.
+# cycle, only AMSGrad gives all of them the same influence. Adam then gives the rare large gradient
+# too little, so that x moves in the wrong direction, and AdaShift gives it too much. A larger
+# $\beta_2$, from 0.9 on, brings both Adam and AdaShift closer to the same influence for all.
 
 # %%
 np.testing.assert_allclose(v["Adam"], limit_v, rtol=0.01)

@@ -2,8 +2,8 @@
 # # Is v correlated with the gradient in a real network?
 #
 # **Is Adam's second moment $v_t$ correlated with the square of the gradient that it scales, and
-# does a delay remove this correlation?** AdaShift rests on the answer yes to both. This notebook is
-# for you if you want to check these premises, or if you choose the delay n. At its end you know
+# does a delay remove this correlation?** AdaShift assumes that both answers are yes. This notebook
+# is for you if you want to check these premises, or if you choose the delay n. At its end you know
 # both correlations for every layer of a small network.
 #
 # Adam's $v_t$ contains $g_t^2$, so the two are correlated. For independent gradients the

@@ -243,7 +243,6 @@ STYLES = {
     "AdaShift (max, n=10)": "-",
 }
 LOOK = {name: {"color": color(name), "linestyle": style} for name, style in STYLES.items()}
-LOOK["AdaShift (mean, n=3)"]["color"] = "#44AA99"
 fig, ax = plt.subplots(figsize=(7.0, 5.0))
 for name, style in LOOK.items():
     row = results[name]
@@ -267,17 +266,20 @@ plt.show()
 
 # %%
 # Figure: The largest |m| / sqrt(v) in the embedding, for each step (left) and for each word
-# (right). With `phi="none"` and no clip single elements exceed 1000, and rare words have the
-# largest values. Adam stays below 7.3, and `clip_value=1` below 1.
+# (right; a cross is `phi="none"` without a clip). With `phi="none"` and no clip single elements
+# exceed 1000, and rare words have the largest values. Adam stays below 7.3, and `clip_value=1`
+# below 1.
 # Alt: Two panels with the largest value of |m| / sqrt(v) on a logarithmic scale. Left: four curves
-# over 200 steps. Right: a point for each word over how often the word occurs.
+# over 200 steps. Right: a point for each word over how often the word occurs, or a cross if
+# there is no clip.
 fig, (left, right) = plt.subplots(1, 2, figsize=(8.5, 4.0), sharey=True)
 at = results["Adam"]["best"]
 for name in ("AdaShift (none, n=3)", "AdaShift (mean, n=3)", "Adam", clipped(3)):
     row, style = results[name], LOOK[name]
     band(left, np.arange(1, STEPS + 1), row["by_step"][at], name, **style)
     largest = np.median(row["by_word"][at], axis=0)
-    right.plot(1e4 * frequency[:-1], largest[:-1], ".", ms=4, color=style["color"])
+    marker = {"marker": "x" if name == "AdaShift (none, n=3)" else ".", "ms": 4, "ls": "none"}
+    right.plot(1e4 * frequency[:-1], largest[:-1], color=style["color"], **marker)
 left.set(yscale="log", xlabel="step", ylabel="largest |m| / sqrt(v)")
 right.set(xscale="log", xlabel="occurrences of a word per 10,000 tokens")
 fig.legend(*left.get_legend_handles_labels(), loc="outside upper center", ncols=2)
@@ -307,19 +309,12 @@ losses = np.stack([results[name]["loss"] for name in names], axis=1)
 band(left, range(3), losses, "AdaShift (none, n=3)", marker="o")
 left.set_xticks(range(3), ["1", "3", "no clip"])
 left.set(xlabel="clip_value", ylabel="test loss [nats per token]", title="AdaShift (none, n=3)")
+left.margins(x=0.1)  # room for the last label
 for window, delays in DELAYS.items():
     losses = np.stack([results[clipped(n, window)]["loss"] for n in delays], axis=1)
     name = f"AdaShift (none, {window}clip_value=1)"
-    style = {"color": color("AdaShift (hopping)")} if window else {}
-    band(
-        right,
-        delays,
-        losses,
-        name,
-        f"{'hopping' if window else 'sliding'} window",
-        marker="o",
-        **style,
-    )
+    label, marker = ("hopping window", "s") if window else ("sliding window", "o")
+    band(right, delays, losses, name, label, marker=marker)
 right.set(xscale="log", xlabel="n [steps]", title="AdaShift (none, clip_value=1)")
 right.set_xticks([1, 3, 10, 40], ["1", "3", "10", "40"])
 right.minorticks_off()
@@ -365,37 +360,45 @@ gaps = {name: against(name, "Adam") for name in results}
 
 # %%
 # Figure: Test loss minus Adam's, with its 95 % interval. A setting to the left of the line is
-# better than Adam, and a setting to the right is worse.
-# Alt: Each optimizer as a point with an interval, in order of its test loss minus Adam's. Settings
-# that are better than Adam are green, worse ones red, and those whose interval contains 0 gray.
+# better than Adam, and a setting to the right is worse. Colors are those of the other figures.
+# Alt: Each optimizer as a marker with an interval, in order of its test loss minus Adam's. Settings
+# that are better than Adam are triangles to the left, worse ones are triangles to the right, and
+# those whose interval contains 0 are open circles.
 order = sorted(gaps, key=lambda name: gaps[name][0])
-palette = {"better": "#009E73", "not clear": "#7f7f7f", "worse": "#BB2222"}
+MARKERS = {
+    "better": {"marker": "<"},
+    "not clear": {"marker": "o", "mfc": "white"},
+    "worse": {"marker": ">"},
+}
 fig, ax = plt.subplots(figsize=(8.5, 5.2))
 for y, name in enumerate(order):
     mean, half = gaps[name]
-    shade = "#000000" if name == "Adam" else palette[verdict(mean, half)]
-    ax.errorbar(mean, y, xerr=half, fmt="o", color=shade, capsize=3)
+    marker = {"marker": "o"} if name == "Adam" else MARKERS[verdict(mean, half)]
+    ax.errorbar(mean, y, xerr=half, color=color(name), ls="none", capsize=3, ms=7, **marker)
 ax.axvline(0, color="black", lw=1)
 ax.set_yticks(range(len(order)), order)
 ax.invert_yaxis()
 ax.set(xlabel="test loss minus Adam's [nats per token]: left is better")
-for word, shade in palette.items():
-    ax.plot([], [], "o", color=shade, label=word)
+for word, marker in MARKERS.items():
+    ax.plot([], [], color="#555555", ls="none", ms=7, label=word, **marker)
 ax.legend(loc="lower left", bbox_to_anchor=(0.65, 0.5))
 plt.show()
 
 # %%
 lines = []
 for name in order:
-    row, (mean, half) = results[name], gaps[name]
-    line = [name, f"{row['loss'].mean():.3f}", f"{mean:+.3f}", f"{half:.3f}"]
-    line += [verdict(mean, half) if name != "Adam" else ""]
-    line += ["{:+.3f} ± {:.3f}".format(*against(name, "Adam (b1=0.5)"))]
+    row, line = results[name], [name.replace("clip_value", "clip")]
+    line += [f"{row['loss'].mean():.3f}"]
+    for other in ("Adam", "Adam (b1=0.5)"):
+        line += ["{:+.3f}±{:.3f}".format(*against(name, other)) if name != other else "-"]
     lines.append([*line, f"{row['rates'][row['best']]:.3g}", f"{row['bytes']:.0f}"])
-header = ("optimizer", "test loss", "minus Adam's", "±", "", "minus Adam (b1=0.5)'s")
-table((*header, "rate", "bytes per parameter"), lines)
+table(("optimizer", "loss", "minus Adam", "minus b1=0.5", "rate", "bytes"), lines)
 
 # %% [markdown]
+# In the table *loss* is the test loss, *clip* is `clip_value`, and *bytes* are the bytes of state
+# for each parameter. The columns *minus Adam* and *minus b1=0.5* subtract the test losses of Adam
+# and of Adam (b1=0.5).
+#
 # `AdaShift (factored, ema)` ends 0.215 ± 0.021 nats below Adam, with half of Adam's memory. It ends
 # 0.026 ± 0.028 nats above Adam (b1=0.5): five seeds do not separate these two. Every other setting
 # of AdaShift ends above Adam (b1=0.5). "mean" and ADOPT are a little worse than Adam, and "max" is

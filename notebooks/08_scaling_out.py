@@ -178,7 +178,8 @@ plt.show()
 #
 # We count the bytes of the shards on the device that holds most. We also compile `update` alone,
 # with gradients that are sharded like the kernels, and count the all-reduces in the program. An
-# all-reduce combines numbers of several devices, such as a maximum or a sum.
+# all-reduce combines numbers of several devices, such as a maximum or a sum. The last column of
+# the table counts these numbers.
 
 
 # %%
@@ -213,8 +214,8 @@ for name, tx in OPTIMIZERS.items():
 kernels = sum(leaf.ndim == 2 for leaf in jax.tree.leaves(params))
 rows = [["(the parameters)", sum(p.nbytes for p in jax.tree.leaves(params)), fullest(params)]]
 rows += [[name, on_one[name], on_eight[name]] for name in OPTIMIZERS]
-rows = [[a, f"{b:,}", f"{c:,}", *exchanged.get(a, ["", ""])[:2]] for a, b, c in rows]
-table(["state of", "bytes, 1 device", "each of 4 x 2", "all-reduces", "numbers in them"], rows)
+rows = [[a, f"{b:,}", f"{c:,}", *exchanged.get(a, ["-", "-"])[:2]] for a, b, c in rows]
+table(["bytes of the state", "on 1 device", "each of 4 x 2", "all-reduces", "numbers"], rows)
 print(f"The model has {kernels} sharded kernels.")
 
 # %% [markdown]
@@ -286,9 +287,10 @@ for mesh in MESHES:
 
 # %% [markdown]
 # Orbax now restores the checkpoint of 8 x 1, once on the same mesh and once on 4 x 2. It needs to
-# know where each array belongs; a new model and optimizer on the mesh tell it. Then we compare
-# three things with the run that was not interrupted: the arrays that arrive, the updates that the
-# optimizer makes of 12 given gradients, and the losses of the rest of the training.
+# know where each array belongs. A new model and a new optimizer on that mesh show Orbax the places.
+# Then we compare three things with the run that was not interrupted: the arrays that arrive, the
+# updates that the optimizer makes of 12 given gradients, and the losses of the rest of the
+# training.
 
 # %%
 resumed, restored = {}, {}
@@ -310,20 +312,24 @@ def apart(a, b):
     return max(np.max(np.abs(x / y - 1)) for x, y in zip(a, b, strict=True))
 
 
+def short(difference):
+    return f"{difference:.0e}" if difference else "0"
+
+
 whole = losses["1 x 1"]
 rows = []
 for mesh in ("8 x 1", "4 x 2"):
-    difference = f"{apart([losses[mesh]], [whole]):.0e}"
-    rows.append([f"trained on {mesh}: losses, against 1 x 1", difference, ""])
+    difference = short(apart([losses[mesh]], [whole]))
+    rows.append([f"trained on {mesh}: losses, against 1 x 1", difference, "-"])
 for mesh, (arrived, updates) in restored.items():
     distance = apart([resumed[mesh][0]], [losses["8 x 1"][HALF:]])
     same = same_bits(resumed[mesh][1], ends["8 x 1"])
     rows += [
-        [f"restored on {mesh}: parameters and state", "", same_bits(arrived, saved)],
-        [f"restored on {mesh}: 12 updates", "", same_bits(updates, wanted)],
-        [f"restored on {mesh}: losses to the end", f"{distance:.0e}", same],
+        [f"restored on {mesh}: all arrays, against 8 x 1", "-", same_bits(arrived, saved)],
+        [f"restored on {mesh}: 12 updates, against 8 x 1", "-", same_bits(updates, wanted)],
+        [f"restored on {mesh}: losses to the end, against 8 x 1", short(distance), same],
     ]
-table(["against the run on 8 x 1", "relative difference", "bit for bit"], rows)
+table(["comparison", "relative difference", "bit for bit"], rows)
 
 # %%
 # Figure: Left: three trainings that cannot be told apart: on one device, on 8 x 1, and on 4 x 2
@@ -333,11 +339,10 @@ table(["against the run on 8 x 1", "relative difference", "bit for bit"], rows)
 # line at the restart in the middle. Right: bars of the state per device in kilobytes on a
 # logarithmic scale, for seven optimizers, on one device and on each of 8.
 fig, (left, right) = plt.subplots(1, 2, figsize=(9.0, 4.2))
-blue, orange = color("AdaShift"), color("AdaShift (none)")
 steps = np.arange(1, STEPS + 1)
 left.plot(steps, whole, color="#bbbbbb", linewidth=6, label="1 x 1")
-left.plot(steps, losses["8 x 1"], color=blue, label="8 x 1")
-left.plot(steps[HALF:], resumed["4 x 2"][0], "--", color=orange, label="restored on 4 x 2")
+left.plot(steps, losses["8 x 1"], color=color(NAME), label="8 x 1")
+left.plot(steps[HALF:], resumed["4 x 2"][0], ":", color="#222222", label="restored on 4 x 2")
 left.axvline(HALF, ymax=0.55, color="gray", linestyle=":")
 left.text(HALF, 0.57, "checkpoint", ha="center", transform=left.get_xaxis_transform())
 left.set(xlabel="step", ylabel="training loss", ylim=0, title="AdaShift (max, n=10)")
@@ -345,7 +350,7 @@ left.legend(loc="upper right")
 places = np.arange(len(OPTIMIZERS))
 kilobytes = np.array([[*on_one.values()], [*on_eight.values()]]) / 1000
 right.barh(places - 0.2, kilobytes[0], 0.38, color="#bbbbbb", label="1 device")
-right.barh(places + 0.2, kilobytes[1], 0.38, color=blue, label="each of 8 devices")
+right.barh(places + 0.2, kilobytes[1], 0.38, color="#555555", label="each of 8 devices")
 right.set_yticks(places, [textwrap.fill(name, 22) for name in OPTIMIZERS], fontsize=9)
 right.set(xlabel="state per device [kB]", xscale="log", xlim=0.1)
 right.invert_yaxis()

@@ -11,7 +11,9 @@ from matplotlib.axes import Axes
 # `make test` runs the notebooks on a small budget, on which some claims cannot be shown.
 QUICK = bool(os.environ.get("ADASHIFT_QUICK"))
 
-# One color per optimizer (Okabe and Ito's, which the color-blind can tell apart), in all notebooks.
+# One color per optimizer, and per phi and window of AdaShift, in all notebooks. The color-blind can
+# tell apart those of a figure: they are Okabe and Ito's, and others at a distance from them. What
+# differs in n, b1 or clip_value alone shares a color.
 COLORS = {
     "Adam": "#000000",
     "AdamW": "#7f7f7f",
@@ -23,7 +25,10 @@ COLORS = {
     "AdaShift, hopping": "#56B4E9",
     "AdaShift, ema": "#332288",
     "AdaShift, none": "#D55E00",
+    "AdaShift, none, hopping": "#DDCC77",
+    "AdaShift, mean": "#5D3A1A",
     "AdaShift, factored": "#882255",
+    "critic AdaShift": "#117733",
 }
 
 plt.rcParams.update(
@@ -52,7 +57,9 @@ def budget(full: int, quick: int) -> int:
 def color(label: str) -> str | None:
     """The color of an optimizer, given its label: "Adam (b1=0.5)", "AdaShift (factored, ema)"."""
     name, _, arguments = label.removesuffix(")").partition(" (")
-    keys = [label, *(f"{name}, {argument}" for argument in arguments.split(", ")), name]
+    first, *others = arguments.split(", ")
+    both = [f"{name}, {first}, {other}" for other in others]
+    keys = [label, *both, *(f"{name}, {argument}" for argument in (first, *others)), name]
     return next((COLORS[key] for key in keys if key in COLORS), None)
 
 
