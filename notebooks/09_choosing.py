@@ -141,29 +141,31 @@ table(*of_delay({"delay_2": delay_2}))
 
 # %% [markdown]
 # ## The answer
-# On the transformer AdaShift in 8, 4 and 2 bytes is level with the best Adam and with Adafactor's
-# recipe ("factored RMS + ema"). Lion is 8 % behind, the paper's setting 12 %, and Muon is 10 %
-# ahead. On word vectors every setting of ours is 9 to 14 % behind, with the delay and without; on
-# the counts the best cannot be told apart. So in the mean of these tasks half of Adam's memory
-# costs AdaShift 4 to 5 %, and Adafactor's recipe nothing.
+# On the language models (transformer, LSTM, fine-tuning) AdaShift in 8, 4 and 2 bytes is level with
+# the best Adam and with Adafactor's recipe. Lion is 2 to 8 % behind, the paper's setting 2 to 12 %,
+# and Muon is up to 10 % ahead. On word vectors every setting of ours with a clip is 9 to 14 %
+# behind, with the delay and without; on the counts the best cannot be told apart. So in the mean of
+# these tasks half of Adam's memory costs AdaShift about 3 %, and Adafactor's recipe nothing.
 #
 # Of the arguments, b1 and the clip matter: b1 = 0.9 costs AdaShift 2 % and Adam 3.5 %, and a clip
-# at 1 costs 6 %. A b2 that grows is worth nothing. The delay did not lower the loss anywhere; what
-# it brings is that no update waits for a sum over the gradient.
+# at 1 costs 6 %. A growing b2 did not lower the loss, and neither did the delay. What the delay
+# brings is that no update waits for a sum over the gradient.
 
 # %%
 alone = {task: {p.family: p.percent for p in points({task: rows})} for task, rows in B.items()}
-text, vectors = alone["language_b"], alone["sparse_b"]
+vectors = alone["sparse_b"]
 ours = ("ours factored", "ours bfloat16", "ours none")
-assert max(abs(text[family]) for family in (*ours, "factored_rms")) < 1
-assert text["lion"] > 6
-assert text["paper max"] > 8
-assert text["muon"] < -8
+for task in ("language_b", "lstm_b", "finetune_b"):
+    text = alone[task]
+    assert max(abs(text[family]) for family in (*ours, "factored_rms")) < 1
+    assert text["lion"] > 2
+    assert text["paper max"] > 2
+    assert text["muon"] < 0
 assert min(vectors[family] for family in ours) > 8
 assert vectors["undelayed factored"] > 8
 assert vectors["factored_rms"] < 0
 everywhere = {p.family: p.percent for p in points(B)}
-assert 3 < everywhere["ours factored"] < 6
+assert 2 < everywhere["ours factored"] < 4
 assert everywhere["factored_rms"] < 1
 assert over(changes["b1 = 0.9"])[-1] > 2
 assert over("adamw b1=0.9 b2=.999", adam)[-1] > 3

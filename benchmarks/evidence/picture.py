@@ -45,8 +45,8 @@ TASKS = {
     "language_b": "transformer",
 }
 OURS, THEIRS, CONTROL = "#0072B2", "#444444", "#999999"
-HIGHEST = 25.0  # percent; what is above is drawn at the top
-GAP = 1.1  # percent between two names
+HIGHEST = 20.0  # percent; what is above is drawn at the top
+GAP = 0.95  # percent between two names
 # Where the columns stand, by bytes of state: beside each is room for its names.
 PLACES = {0: 0.0, 2: 1.2, 4: 2.22, 8: 3.75, 48: 4.85}
 LAST = 5.85
