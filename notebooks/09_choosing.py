@@ -45,7 +45,7 @@ def shown(tasks):
     for p in points(tasks):
         parts = [summary(p.row, {task: rows}) for task, rows in tasks.items()] + [p]
         halves = [f" ± {part.half:.1f}" if part.half > 0 else "" for part in parts]
-        cells = [f"{part.percent:+.1f}{half}" for part, half in zip(parts, halves, strict=True)]
+        cells = [f"{part.percent:+z.1f}{half}" for part, half in zip(parts, halves, strict=True)]
         lines.append((NAMES[p.family], f"{p.size:.1f}", *cells))
     table(["optimizer", "bytes", *map(TASKS.get, tasks), "all"], lines)
 
@@ -57,7 +57,7 @@ shown(A)
 # The arguments of each family are those that did best on A, one set for all tasks. Each optimizer
 # has its best learning rate on each task, from a grid about that of A. Three seeds; behind ± stands
 # half of the 95 % interval over seeds. An interval that holds 0 means: no difference found. The
-# intervals of the counts are wide, because its rare large gradients make seeds differ.
+# intervals of the counts are wide, because their rare large gradients make seeds differ.
 
 # %%
 shown(B)
@@ -87,7 +87,7 @@ def over(name, base=BASE, tasks=A):
 
 
 def numbers(values):
-    return [f"{value:+.1f}".replace("-0.0", "+0.0") for value in values]
+    return [f"{value:+z.1f}" for value in values]
 
 
 changes = {
@@ -155,12 +155,14 @@ table(*of_delay({"delay_2": delay_2}))
 alone = {task: {p.family: p.percent for p in points({task: rows})} for task, rows in B.items()}
 vectors = alone["sparse_b"]
 ours = ("ours factored", "ours bfloat16", "ours none")
-for task in ("language_b", "lstm_b", "finetune_b"):
-    text = alone[task]
+for text in (alone["language_b"], alone["lstm_b"], alone["finetune_b"]):
     assert max(abs(text[family]) for family in (*ours, "factored_rms")) < 1
     assert text["lion"] > 2
     assert text["paper max"] > 2
     assert text["muon"] < 0
+assert alone["language_b"]["lion"] > 6
+assert alone["language_b"]["paper max"] > 8
+assert alone["language_b"]["muon"] < -8
 assert min(vectors[family] for family in ours) > 8
 assert vectors["undelayed factored"] > 8
 assert vectors["factored_rms"] < 0
