@@ -89,12 +89,15 @@ def adashift(
       b1: decay of the weights of the momentum, in [0, 1). A Python 0 needs no momentum and, unless
         ``phi="none"``, no queue of gradients. Changing a traced ``b1`` during training reweights
         only new gradients; the old weights fade as :math:`\beta_1^k` over k steps.
-      b2: decay of the second moment: a number in [0, 1), or a schedule. A schedule is called with
-        k = 1, 2, ... for the k-th square that joins v, which then has the weight 1 - b2(k) while
-        all before it fade by b2(k); the bias correction divides by the sum of the weights. Values
-        outside of [0, 1] count as the nearest in it. ``lambda k: 1 - k**-0.8`` is Adafactor's.
-        Under ``optax.inject_hyperparams`` a schedule must be static as well:
-        ``static_args=(*STATIC_ARGS, "b2")``.
+      b2: decay of the second moment.
+
+        - A number in [0, 1).
+        - A schedule, for example Adafactor's ``lambda k: 1 - k**-0.8``. It is called with k = 1,
+          2, ... for the k-th square that joins v. That square gets the weight 1 - b2(k), and all
+          before it fade by b2(k). The bias correction divides by the sum of the weights. Values
+          outside of [0, 1] count as the nearest in it. Under ``optax.inject_hyperparams`` a
+          schedule must be static as well: ``static_args=(*STATIC_ARGS, "b2")``.
+
       eps: added to the denominator, >= 0, in the units of a gradient.
       phi: the function that reduces the squared gradients of a block to one number.
 
@@ -145,16 +148,20 @@ def adashift(
         bfloat16 or float16. The momentum is rounded to it at every step, before the update is made
         of it. On independent gradients with b1 = 0.9 the rounding moves updates by 0.4 % (bfloat16)
         and 0.05 % (float16) of their root mean square. float16 rounds momentum below 6e-8 to 0.
-      clip_value: None, or c > 0, a float or a schedule of the number of earlier updates: every
-        element of :math:`m_t / (\sqrt{\hat v_t} + \epsilon)`, with ``window="ema"`` of
-        :math:`g_t / (\sqrt{\hat v_t} + \epsilon)`, is clipped to [-c, c] (complex ones to magnitude
-        c).
-      warm_start: if True, no update is zero. While t <= n, :math:`\hat v_t` is made of
-        :math:`g_1, ..., g_t` as in Adam, and the momentum is the mean of what there is; so the
-        first n steps are not decorrelated. From t = n + 1 on :math:`v` is the same as without, and
-        so is the momentum, except with ``window="ema"``, whose mean holds all :math:`s_1, ...,
-        s_t`. Unless ``phi="none"``, updates then wait for today's :math:`\phi`, also after the
-        first n. Use it where an update of zero would be taken for convergence.
+      clip_value: the largest magnitude c > 0 of an element before the learning rate: a float or a
+        schedule of the number of earlier updates. None: no clip. With ``window="ema"`` it clips
+        the elements of :math:`g_t / (\sqrt{\hat v_t} + \epsilon)`, otherwise those of
+        :math:`m_t / (\sqrt{\hat v_t} + \epsilon)`.
+      warm_start: if True, the first n updates are not zero. Use it where an update of zero would
+        be taken for convergence. It has two prices:
+
+        - While t <= n, :math:`\hat v_t` is made of :math:`g_1, ..., g_t` as in Adam, and the
+          momentum of the gradients so far. So the first n steps are not decorrelated. From
+          t = n + 1 on, :math:`v` is the same as without. The momentum is too, except with
+          ``window="ema"``, whose mean holds :math:`s_1, ..., s_n` as well.
+        - Unless ``phi="none"``, every update waits for today's :math:`\phi`, also after the
+          first n.
+
 
     Returns:
       An ``optax.GradientTransformationExtraArgs``. As with ``optax.adam``, an update has the dtype
