@@ -14,7 +14,7 @@ from benchmarks.evidence.control import growing, growing_adam, scale_first
 
 Make = Callable[[], optax.GradientTransformation]
 B2S = {".9": 0.9, ".95": 0.95, ".99": 0.99, ".999": 0.999, "grow": growing}
-CLIPS = {"1": 1.0, "3": 3.0, "no": None}
+CLIPS = {"1": 1.0, "3": 3.0, "10": 10.0, "30": 30.0, "no": None}
 BLOCKS: dict[str, dict[str, Any]] = {
     "none": {"phi": "none"},
     "rows": {"phi": "mean", "block_axes": "outputs"},
@@ -200,5 +200,7 @@ def delay_rows(blocks: str) -> list[Row]:
 
 CONTROLS = [undelayed(blocks) for blocks in BLOCKS]
 MAIN = [*theirs(), *ours(), *CONTROLS]
+# Looked at after the study: no task of the plan has them.
+AFTERWARDS = [ema("factored", b2=".999", clip=clip) for clip in ("10", "30")]
 DELAY = {blocks: delay_rows(blocks) for blocks in BLOCKS}
-ROWS = {row.name: row for rows in (MAIN, *DELAY.values()) for row in rows}
+ROWS = {row.name: row for rows in (MAIN, *DELAY.values(), AFTERWARDS) for row in rows}
