@@ -48,8 +48,8 @@ OURS, THEIRS, CONTROL = "#0072B2", "#444444", "#999999"
 HIGHEST = 20.0  # percent; what is above is drawn at the top
 GAP = 0.95  # percent between two names
 # Where the columns stand, by bytes of state: beside each is room for its names.
-PLACES = {0: 0.0, 2: 1.2, 4: 2.22, 8: 3.75, 48: 4.85}
-LAST = 5.85
+PLACES = {0: 0.0, 2: 1.33, 4: 2.44, 8: 4.1, 48: 5.2}
+LAST = 6.28
 
 
 class Point(NamedTuple):

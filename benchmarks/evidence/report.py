@@ -123,7 +123,7 @@ def draw(folder: Path) -> Figure:
     if not tasks:
         raise SystemExit(f"No task of B is finished in {folder}: run A and B first.")
     names = ", ".join(picture.TASKS[task] for task in tasks)
-    title = f"Each optimizer at its best learning rate. Mean over tasks: {names}"
+    title = f"Each optimizer at its best learning rate. Mean over tasks:\n{names}"
     return picture.draw(picture.points(tasks), title)
 
 
