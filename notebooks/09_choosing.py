@@ -20,7 +20,7 @@ sys.path.insert(0, "..")
 from benchmarks.evidence import plan, results
 from benchmarks.evidence.picture import NAMES, TASKS, points, summary
 from benchmarks.evidence.report import draw, finished_tasks, of_delay
-from benchmarks.evidence.statistics import log_ratios, percent, tuned
+from benchmarks.evidence.statistics import log_ratios, percent
 
 A, B = finished_tasks("A"), finished_tasks("B")
 for study, tasks, every in (("A", A, plan.TASKS_A), ("B", B, plan.TASKS_B)):
@@ -131,12 +131,11 @@ costs = [percent(list(log)) for log in logs]
 table(["blocks, n = 3", *map(TASKS.get, B)], [("factored", *costs)])
 
 # %% [markdown]
-# With batches of 2, 8 and 32 sequences and with other b2 (three seeds; the task is `language_a` with
-# 400 steps, so that only the noise of the gradients differs). The interval is over seeds:
+# With batches of 2, 8 and 32 sequences ("delay_2" and so on) and with other b2. The task is
+# `language_a` with 400 steps, so that only the noise of the gradients differs; three seeds:
 
 # %%
-by_batch = {task: tuned(results.read(task), plan.SEEDS["delay"]) for task in plan.TASKS_DELAY}
-table(*of_delay(by_batch))
+table(*of_delay())
 
 # %% [markdown]
 # ## The answer

@@ -1,4 +1,4 @@
-"""The picture of the study: which tasks and which rows it shows."""
+"""The picture of the study and the table of the delay: which tasks and which rows they show."""
 
 import itertools
 import math
@@ -6,8 +6,8 @@ import math
 import pytest
 
 from benchmarks.evidence import picture, plan
-from benchmarks.evidence.optimizers import MAIN, ROWS
-from benchmarks.evidence.report import draw, finished_tasks
+from benchmarks.evidence.optimizers import B2S, MAIN, ROWS
+from benchmarks.evidence.report import draw, finished_tasks, of_delay
 from benchmarks.evidence.results import Record, line
 from benchmarks.evidence.statistics import finished, tuned
 
@@ -24,6 +24,18 @@ def grid(name, best, task=TASK):
     """A finished grid, whose best rate is not at its edge."""
     points = [ROWS[name].centre + step for step in plan.GRID_A]
     return [record(name, p, best + (p != ROWS[name].centre), task=task) for p in points]
+
+
+def of_group(group, best):
+    """All runs of a group, whose best rate is the middle one."""
+    _, middle, _ = group.points
+    cells = [(point, group.seeds[0]) for point in group.points]
+    cells += [(middle, seed) for seed in group.seeds[1:]]
+    name, task = group.row.name, group.task
+    return [
+        record(name, point, best + abs(point - middle), task=task, seed=seed)
+        for point, seed in cells
+    ]
 
 
 def save(folder, records):
@@ -51,20 +63,25 @@ def test_b_is_shown_once_a_is_finished_and_only_its_finished_tasks(tmp_path):
         draw(tmp_path)
 
     groups = plan.groups_b([r for rows in everything.values() for r in rows])
-    of_b = [
-        record(group.row.name, point, 2.0 + abs(point - group.points[1]), task="heavy_b", seed=seed)
-        for group in groups
-        if group.task == "heavy_b"
-        for point, seed in [
-            *((point, group.seeds[0]) for point in group.points),
-            *((group.points[1], seed) for seed in group.seeds[1:]),
-        ]
-    ]
+    of_b = [r for group in groups if group.task == "heavy_b" for r in of_group(group, 2.0)]
     save(tmp_path, of_b)
     assert list(finished_tasks("B", tmp_path)) == ["heavy_b"]
     assert "counts" in draw(tmp_path).axes[0].get_title()
     save(tmp_path, of_b[1:])
     assert finished_tasks("B", tmp_path) == {}
+
+
+def test_the_delay_is_shown_where_both_sides_are_finished(tmp_path):
+    groups = [g for g in plan.groups_delay() if g.task == "delay_2"]
+    losses = {"ours": 2.02, "undelayed": 2.0}
+    records = [r for g in groups for r in of_group(g, losses[g.row.name.split()[0]])]
+    save(tmp_path, records)
+    header, lines = of_delay(tmp_path)
+    assert len(header) == len(lines[0]) == 2 + len(B2S)
+    assert lines[0] == ["delay_2", "factored", *["+1.00 ± 0.00"] * len(B2S)]
+    assert {cell for _, _, *cells in lines[1:] for cell in cells} == {""}
+    save(tmp_path, records[:-1])
+    assert [cell == "" for cell in of_delay(tmp_path)[1][0]].count(True) == 1
 
 
 def test_a_family_is_its_best_row_over_the_best_of_8_bytes():

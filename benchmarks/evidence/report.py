@@ -89,15 +89,25 @@ def over_tasks(tasks: dict[str, Rows]) -> str:
     return table(columns, [line for _, line in sorted(lines)])
 
 
-def of_delay(tasks: dict[str, Rows]) -> tuple[Sequence[str], Sequence[Sequence[str]]]:
-    """The losses with the delay over those without, at the best rate of either: header and rows."""
+def of_delay(folder: Path = results.FOLDER) -> tuple[Sequence[str], Sequence[Sequence[str]]]:
+    """The losses with the delay over those without, at the best rate of either: header and rows.
+
+    A cell is empty as long as one of the two has runs left.
+    """
+    rows: dict[str, Rows] = {}
+    for group in plan.groups_delay():
+        records = results.read(group.task, folder)
+        if not plan.next_cells(group, records):
+            row = tuned(records, group.seeds)[group.row.name]
+            rows.setdefault(group.task, {})[group.row.name] = row
     lines = []
-    for task, rows in tasks.items():
-        for blocks in plan.TASKS_DELAY[task]:
+    for task, kinds in plan.TASKS_DELAY.items():
+        found = rows.get(task, {})
+        for blocks in kinds:
             cells = []
             for b2 in B2S:
-                ours = rows.get(f"ours {blocks} b1=0.5 b2={b2} clip=3 n=1")
-                base = rows.get(f"undelayed {blocks} b1=0.5 b2={b2} clip=3")
+                ours = found.get(f"ours {blocks} b1=0.5 b2={b2} clip=3 n=1")
+                base = found.get(f"undelayed {blocks} b1=0.5 b2={b2} clip=3")
                 cells.append(over(ours, base) if ours and base else "")
             lines.append([task, blocks, *cells])
     return ["task", "blocks", *(f"b2={b2}" for b2 in B2S)], lines
@@ -143,7 +153,7 @@ def main() -> None:
         for name, rows in tasks.items():
             print(f"## {name}\n\n{of_task(rows)}")
         if tasks and study == "delay":
-            print(f"## % of loss that the delay adds\n\n{table(*of_delay(tasks))}")
+            print(f"## % of loss that the delay adds\n\n{table(*of_delay(folder))}")
         elif tasks:
             print(f"## Tasks {study}: geometric means of the ratios\n\n{over_tasks(tasks)}")
 
