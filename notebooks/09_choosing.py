@@ -151,8 +151,9 @@ table(*of_delay())
 # Adam's memory costs AdaShift 2 to 3 %, and Adafactor's recipe nothing.
 #
 # Of the arguments, b1 and the clip matter: b1 = 0.9 costs AdaShift 2 % and Adam 3.5 %, and a clip
-# at 1 costs 6 %. A growing b2 did not lower the loss, and neither did the delay. What the delay
-# brings is that no update waits for a sum over the gradient.
+# at 1 costs 6 %. A growing b2 did not lower the loss, and neither did the delay: at each batch size
+# and each b2 it changes the loss of the transformer by less than 0.5 %. What the delay brings is
+# that no update waits for a sum over the gradient.
 
 # %%
 alone = {task: {p.family: p.percent for p in points({task: rows})} for task, rows in B.items()}
@@ -184,3 +185,5 @@ assert over("adamw b1=0.9 b2=.999", adam)[-1] > 3
 assert over(changes["clip_value = 1"])[-1] > 5
 assert abs(over(changes["b2 = 0.999"])[-1]) < 1
 assert min(min(values) for values in delays.values()) > -0.1
+costs = [cell.split()[0] for _, _, *cells in of_delay()[1] for cell in cells if cell]
+assert max(abs(float(cost)) for cost in costs) < 0.5
