@@ -8,7 +8,7 @@
 # The runs are made by `benchmarks/evidence`. Its README is the plan, which was committed before the
 # runs: tasks on real text and images, optimizers, grids of learning rates, seeds and rules.
 # Settings are chosen on three tasks (A) and reported on six others (B). This notebook reads the
-# results, which are files of the repository. It trains nothing. All runs are finished.
+# results, which are files of the repository. It trains nothing. All runs of A and B are finished.
 
 # %%
 import sys
@@ -132,7 +132,8 @@ table(["blocks, n = 3", *map(TASKS.get, B)], [("factored", *costs)])
 
 # %% [markdown]
 # With batches of 2, 8 and 32 sequences ("delay_2" and so on) and with other b2. The task is
-# `language_a` with 400 steps, so that only the noise of the gradients differs; three seeds:
+# `language_a` with 400 steps, so that only the noise of the gradients differs. There are three
+# seeds. Empty cells have not been run.
 
 # %%
 table(*of_delay())
@@ -152,7 +153,7 @@ table(*of_delay())
 #
 # Of the arguments, b1 and the clip matter: b1 = 0.9 costs AdaShift 2 % and Adam 3.5 %, and a clip
 # at 1 costs 6 %. A growing b2 did not lower the loss, and neither did the delay: at each batch size
-# and each b2 it changes the loss of the transformer by less than 0.5 %. What the delay brings is
+# and each b2 it changes the loss of the transformer by less than 1 %. What the delay brings is
 # that no update waits for a sum over the gradient.
 
 # %%
@@ -186,4 +187,4 @@ assert over(changes["clip_value = 1"])[-1] > 5
 assert abs(over(changes["b2 = 0.999"])[-1]) < 1
 assert min(min(values) for values in delays.values()) > -0.1
 costs = [cell.split()[0] for _, _, *cells in of_delay()[1] for cell in cells if cell]
-assert max(abs(float(cost)) for cost in costs) < 0.5
+assert max(abs(float(cost)) for cost in costs) < 1
