@@ -136,7 +136,8 @@ table(["blocks, n = 3", *map(TASKS.get, B)], [("factored", *costs)])
 # seeds. Empty cells have not been run.
 
 # %%
-table(*of_delay())
+header, of_batches = of_delay()
+table(header, of_batches)
 
 # %% [markdown]
 # ## The answer
@@ -172,6 +173,11 @@ assert min(vectors[family] for family in ours) > 8
 assert vectors["undelayed factored"] > 8
 assert vectors["factored_rms"] < 0
 everywhere = {p.family: p.percent for p in points(B)}
+assert 3 < everywhere["ours factored"] < 6
+without_images = {task: rows for task, rows in B.items() if task != "images_b"}
+elsewhere = {p.family: p.percent for p in points(without_images)}
+assert 2 < elsewhere["ours factored"] < 4
+assert elsewhere["factored_rms"] < 1
 for family in ("adamw", "factored_rms"):
     assert 1.5 < everywhere[family] < 2.5
     assert 2 < everywhere["ours bfloat16"] - everywhere[family] < 3
@@ -186,5 +192,5 @@ assert over("adamw b1=0.9 b2=.999", adam)[-1] > 3
 assert over(changes["clip_value = 1"])[-1] > 5
 assert abs(over(changes["b2 = 0.999"])[-1]) < 1
 assert min(min(values) for values in delays.values()) > -0.1
-costs = [cell.split()[0] for _, _, *cells in of_delay()[1] for cell in cells if cell]
+costs = [cell.split()[0] for _, _, *cells in of_batches for cell in cells if cell]
 assert max(abs(float(cost)) for cost in costs) < 1

@@ -94,15 +94,13 @@ def of_delay(folder: Path = results.FOLDER) -> tuple[Sequence[str], Sequence[Seq
 
     A cell is empty as long as one of the two has runs left.
     """
-    rows: dict[str, Rows] = {}
-    for group in plan.groups_delay():
-        records = results.read(group.task, folder)
-        if not plan.next_cells(group, records):
-            row = tuned(records, group.seeds)[group.row.name]
-            rows.setdefault(group.task, {})[group.row.name] = row
+    records = {task: results.read(task, folder) for task in plan.TASKS_DELAY}
+    groups = plan.groups_delay()
+    left = {(g.task, g.row.name) for g in groups if plan.next_cells(g, records[g.task])}
     lines = []
     for task, kinds in plan.TASKS_DELAY.items():
-        found = rows.get(task, {})
+        rows = tuned(records[task], plan.SEEDS["delay"])
+        found = {name: row for name, row in rows.items() if (task, name) not in left}
         for blocks in kinds:
             cells = []
             for b2 in B2S:
