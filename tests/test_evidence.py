@@ -51,16 +51,16 @@ def a_done():
 
 
 def test_every_cell_is_planned_once_and_every_grid_is_as_large(a_done):
-    b, a, delay = plan.groups_b(a_done), plan.groups_a(), plan.groups_delay()
-    for groups, size in ((a, 4), (b, 3), (delay, 3)):
+    b, a, delay, c = plan.groups_b(a_done), plan.groups_a(), plan.groups_delay(), plan.groups_c()
+    for groups, size in ((a, 4), (b, 3), (delay, 3), (c, 3)):
         cells = cells_of(groups)
         assert len(set(cells)) == len(cells)
         assert {len(group.points) for group in groups} == {size}
-    tasks = [{group.task for group in groups} for groups in (a, b, delay)]
+    tasks = [{group.task for group in groups} for groups in (a, b, delay, c)]
     seeds = [set(seeds) for seeds in plan.SEEDS.values()]
     for sets in (tasks, seeds):
         assert all(not one & other for one, other in itertools.combinations(sets, 2))
-    assert all(len(group.seeds) >= 3 for group in b)
+    assert all(len(group.seeds) >= 3 for group in (*b, *c))
     families = {row.family for row in MAIN} - plan.NOT_ON_B
     assert {(g.task, g.row.family) for g in b} == set(itertools.product(plan.TASKS_B, families))
 

@@ -7,7 +7,7 @@ import math
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
-from benchmarks.evidence.optimizers import DELAY, MAIN, ROWS, Row
+from benchmarks.evidence.optimizers import CLIP, DELAY, MAIN, ROWS, Row
 from benchmarks.evidence.results import Record
 
 VERSION = 2
@@ -27,9 +27,17 @@ TASKS_DELAY = {
     "delay_8": ("factored", "rows", "none"),
     "delay_32": ("factored",),
 }
-SEEDS = {"A": (0,), "B": (101, 102, 103), "delay": (11, 12, 13)}
+# Planned after B: does a clip_value of 10 beat 3, and how far are both from these two?
+TASKS_C = ("sparse_c", "heavy_c", "language_c", "images_c")
+ROWS_C = (CLIP["3"], CLIP["10"], ROWS["adamw b1=0.5 b2=.999"], ROWS["factored_rms b1=0.5"])
+SEEDS = {
+    "A": (0,),
+    "B": (101, 102, 103),
+    "delay": (11, 12, 13),
+    "C": (201, 202, 203, 204, 205),
+}
 GRID_A = (-2, -1, 0, 1)  # half decades about the centre of a row
-GRID_B = GRID_DELAY = (-1, 0, 1)
+GRID_B = GRID_C = GRID_DELAY = (-1, 0, 1)
 EXTENSIONS = 6  # at most so many rates are added to a grid
 # Controls that do not run on B: the study of the delay has the first two, A the others.
 NOT_ON_B = {"undelayed none", "undelayed rows", "adamw unclipped", "paper none"}
@@ -104,23 +112,29 @@ def best_point(group: Group, records: Iterable[Record]) -> int:
     return min(losses, key=lambda point: (losses[point], point))
 
 
+def about(study: str, task: str, row: Row, middle: int, grid: Iterable[int]) -> Group:
+    """A group whose grid lies about a point."""
+    return Group(study, task, row, tuple(middle + step for step in grid))
+
+
 def groups_a() -> list[Group]:
     """All rows on all tasks A."""
-    return [
-        Group("A", task, row, tuple(row.centre + step for step in GRID_A))
-        for task in TASKS_A
-        for row in MAIN
-    ]
+    return [about("A", task, row, row.centre, GRID_A) for task in TASKS_A for row in MAIN]
 
 
 def groups_delay() -> list[Group]:
     """With and without the delay."""
     return [
-        Group("delay", task, row, tuple(row.centre + step for step in GRID_DELAY))
+        about("delay", task, row, row.centre, GRID_DELAY)
         for task, kinds in TASKS_DELAY.items()
         for blocks in kinds
         for row in DELAY[blocks]
     ]
+
+
+def groups_c() -> list[Group]:
+    """A clip_value of 3 and of 10, beside Adam and Adafactor's recipe."""
+    return [about("C", task, row, row.centre, GRID_C) for task in TASKS_C for row in ROWS_C]
 
 
 def chosen(records: Sequence[Record]) -> dict[str, tuple[Row, dict[str, int]]]:
@@ -153,7 +167,7 @@ def groups_b(records: Sequence[Record]) -> list[Group]:
             if family in NOT_ON_B:
                 continue
             middle = points[like] if like else sorted(points.values())[len(points) // 2]
-            groups.append(Group("B", task, row, tuple(middle + step for step in GRID_B)))
+            groups.append(about("B", task, row, middle, GRID_B))
     return groups
 
 

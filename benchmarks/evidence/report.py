@@ -145,7 +145,8 @@ def main() -> None:
     if args.picture:
         draw(folder).savefig(args.picture, dpi=110)
         return
-    for study, names in (("A", plan.TASKS_A), ("B", plan.TASKS_B), ("delay", plan.TASKS_DELAY)):
+    studies = {"A": plan.TASKS_A, "B": plan.TASKS_B, "C": plan.TASKS_C, "delay": plan.TASKS_DELAY}
+    for study, names in studies.items():
         tasks = {name: tuned(results.read(name, folder), plan.SEEDS[study]) for name in names}
         tasks = {name: rows for name, rows in tasks.items() if rows}
         for name, rows in tasks.items():

@@ -1,4 +1,4 @@
-"""``python -m benchmarks.evidence.run A`` (or delay, or B): what of it has not run yet.
+"""``python -m benchmarks.evidence.run A`` (or delay, B, C): what of it has not run yet.
 
 With --task, --optimizer, --rate and --seed instead: one run, printed and not written.
 """
@@ -45,7 +45,7 @@ def groups(study: str, folder: Path) -> list[Group]:
     """The groups of a study."""
     if study == "B":
         return plan.groups_b([r for name in plan.TASKS_A for r in results.read(name, folder)])
-    return plan.groups_a() if study == "A" else plan.groups_delay()
+    return {"A": plan.groups_a, "delay": plan.groups_delay, "C": plan.groups_c}[study]()
 
 
 def work(todo: list[Group], run_cell: RunCell, folder: Path) -> Iterator[Record]:

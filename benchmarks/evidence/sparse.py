@@ -32,9 +32,9 @@ def score(params: Params, word: jax.Array, context: jax.Array) -> jax.Array:
     return jnp.sum(v * c, -1) + params["bias"][context]
 
 
-def skip_gram(name: str, half: str, steps: int) -> Task:
+def skip_gram(name: str, part: str, steps: int) -> Task:
     """Telling the neighbours of a word in comments and docstrings from words drawn at random."""
-    train, validation = words(half, VOCABULARY)
+    train, validation = words(part, VOCABULARY)
     weights = np.bincount(train, minlength=VOCABULARY) ** 0.75
     total = np.cumsum(weights / weights.sum())
 
@@ -63,9 +63,9 @@ def skip_gram(name: str, half: str, steps: int) -> Task:
     )
 
 
-def counts(half: str, prose: bool) -> np.ndarray:
+def counts(part: str, prose: bool) -> np.ndarray:
     """How often two words stand at most `WINDOW` words apart: rows of (word, word, count)."""
-    text = np.concatenate(words(half, VOCABULARY, prose)).astype(np.int64)
+    text = np.concatenate(words(part, VOCABULARY, prose)).astype(np.int64)
     pairs = [text[:-k] * VOCABULARY + text[k:] for k in range(1, WINDOW + 1)]
     cells, count = np.unique(np.concatenate(pairs), return_counts=True)
     return np.stack([cells // VOCABULARY, cells % VOCABULARY, count], -1).astype(np.int32)
@@ -82,10 +82,10 @@ def of_counts(predicted: jax.Array, count: jax.Array) -> jax.Array:
 
 
 def factorization(
-    name: str, half: str, steps: int, loss_of: Loss, prose: bool = True, clip: float = 1.0
+    name: str, part: str, steps: int, loss_of: Loss, prose: bool = True, clip: float = 1.0
 ) -> Task:
     """The logarithms of the counts as products of two vectors; a tenth of the cells is held out."""
-    cells = np.random.default_rng(0).permutation(counts(half, prose))
+    cells = np.random.default_rng(0).permutation(counts(part, prose))
     size = len(cells) // 10
     data = {"held_out": cells[:size], "train": cells[size:]}
 

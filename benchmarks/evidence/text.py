@@ -1,4 +1,4 @@
-"""Real text that every machine with Python and NumPy has: sources, their comments, C headers."""
+"""Real text that every machine with JAX has: sources, their comments, C headers."""
 
 import hashlib
 import re
@@ -7,6 +7,7 @@ from collections import Counter
 from functools import cache
 from pathlib import Path
 
+import jax
 import numpy as np
 
 # Tests, and what distributions leave out or put there.
@@ -21,13 +22,16 @@ def digest(path: str) -> bytes:
 
 
 @cache
-def sources(half: str) -> tuple[bytes, bytes]:
-    """Half "a" or "b" of the standard library's sources: nine tenths of the files, and the rest."""
-    root = Path(sysconfig.get_path("stdlib"))
+def sources(part: str) -> tuple[bytes, bytes]:
+    """Half "a" or "b" of the standard library's sources, or those of "jax".
+
+    Nine tenths of the files, and the rest.
+    """
+    root = Path(jax.__file__).parent if part == "jax" else Path(sysconfig.get_path("stdlib"))
     names = {path.relative_to(root).as_posix() for path in root.rglob("*.py")}
     names = {name for name in names if not LEFT_OUT & set(name.split("/"))}
-    mine = sorted(name for name in names if "ab"[digest(name)[0] % 2] == half)
-    return _split(root, mine)
+    mine = {name for name in names if part in ("jax", "ab"[digest(name)[0] % 2])}
+    return _split(root, sorted(mine))
 
 
 @cache
@@ -50,17 +54,17 @@ def as_array(text: bytes) -> np.ndarray:
 
 
 @cache
-def words(half: str, size: int, prose: bool = True) -> tuple[np.ndarray, np.ndarray]:
+def words(part: str, size: int, prose: bool = True) -> tuple[np.ndarray, np.ndarray]:
     """The words of the sources by their rank among the `size` most frequent; others are left out.
 
     Of comments and docstrings only, if `prose`. Training and held-out files, as in `sources`.
     """
 
     def found(text: bytes) -> list[bytes]:
-        parts = (part for match in PROSE.findall(text) for part in match) if prose else [text]
-        return WORD.findall(b" ".join(parts).lower())
+        pieces = (piece for match in PROSE.findall(text) for piece in match) if prose else [text]
+        return WORD.findall(b" ".join(pieces).lower())
 
-    train, validation = map(found, sources(half))
+    train, validation = map(found, sources(part))
     ranks = {word: i for i, (word, _) in enumerate(Counter(train).most_common(size))}
     numbers = (
         np.array([ranks[w] for w in ws if w in ranks], np.int32) for ws in (train, validation)
