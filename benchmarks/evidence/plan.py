@@ -30,6 +30,16 @@ TASKS_DELAY = {
 # Planned after B: does a clip_value of 10 beat 3, and how far are both from these two?
 TASKS_C = ("sparse_c", "heavy_c", "language_c", "images_c")
 ROWS_C = (CLIP["3"], CLIP["10"], ROWS["adamw b1=0.5 b2=.999"], ROWS["factored_rms b1=0.5"])
+# And on images: is b1 = 0.5, which MNIST chose, the wrong momentum for all of them?
+ROWS_C_IMAGES = tuple(
+    ROWS[name]
+    for name in (
+        "ours factored b1=0.9 b2=.999 clip=3 n=1",
+        "adamw b1=0.9 b2=.999",
+        "factored_rms b1=0.9",
+        "schedule_free",
+    )
+)
 SEEDS = {
     "A": (0,),
     "B": (101, 102, 103),
@@ -133,8 +143,12 @@ def groups_delay() -> list[Group]:
 
 
 def groups_c() -> list[Group]:
-    """A clip_value of 3 and of 10, beside Adam and Adafactor's recipe."""
-    return [about("C", task, row, row.centre, GRID_C) for task in TASKS_C for row in ROWS_C]
+    """A clip_value of 3 and of 10, beside Adam and Adafactor's recipe; on images also b1 = 0.9."""
+    return [
+        about("C", task, row, row.centre, GRID_C)
+        for task in TASKS_C
+        for row in ROWS_C + ROWS_C_IMAGES * (task == "images_c")
+    ]
 
 
 def chosen(records: Sequence[Record]) -> dict[str, tuple[Row, dict[str, int]]]:
