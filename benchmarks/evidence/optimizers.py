@@ -29,7 +29,6 @@ class Row:
     Attributes:
       name: the name in the results.
       family: on tasks B the best row of each family runs.
-      size: the class of its bytes of state per parameter: 8, 4, 0 for up to 2, 24 for more than 8.
       make: its direction, which the rate multiplies; for schedule_free all but the rate.
       centre: 2 log10 of the rate about which its grid lies.
       clipped: whether the global norm of the gradient is clipped in front of it.
@@ -39,7 +38,6 @@ class Row:
 
     name: str
     family: str
-    size: int
     make: Make
     centre: int = -5
     clipped: bool = True
@@ -95,20 +93,19 @@ def theirs() -> list[Row]:
     for b1 in (0.9, 0.5):
         name = f"b1={b1:g}"
         rows += [
-            Row(f"adamw {name} b2=.999", "adamw", 8, lambda b1=b1: optax.scale_by_adam(b1)),
-            Row(f"adamw {name} b2=.95", "adamw", 8, lambda b1=b1: optax.scale_by_adam(b1, 0.95)),
-            Row(f"adamw {name} b2=grow", "adamw", 8, lambda b1=b1: growing_adam(b1)),
-            Row(f"adopt {name}", "adopt", 8, lambda b1=b1: optax.contrib.scale_by_adopt(b1)),
-            Row(f"nadam {name}", "nadam", 8, lambda b1=b1: optax.scale_by_adam(b1, nesterov=True)),
+            Row(f"adamw {name} b2=.999", "adamw", lambda b1=b1: optax.scale_by_adam(b1)),
+            Row(f"adamw {name} b2=.95", "adamw", lambda b1=b1: optax.scale_by_adam(b1, 0.95)),
+            Row(f"adamw {name} b2=grow", "adamw", lambda b1=b1: growing_adam(b1)),
+            Row(f"adopt {name}", "adopt", lambda b1=b1: optax.contrib.scale_by_adopt(b1)),
+            Row(f"nadam {name}", "nadam", lambda b1=b1: optax.scale_by_adam(b1, nesterov=True)),
             Row(
                 f"adafactor {name}",
                 "adafactor with momentum",
-                4,
                 lambda b1=b1: factored_rms(b1, True),
                 -3,
             ),
-            Row(f"factored_rms {name}", "factored_rms", 4, lambda b1=b1: factored_rms(b1)),
-            Row(f"mini {name}", "mini", 4, partial(scale_first, "rows", b1, 0.999, None)),
+            Row(f"factored_rms {name}", "factored_rms", lambda b1=b1: factored_rms(b1)),
+            Row(f"mini {name}", "mini", partial(scale_first, "rows", b1, 0.999, None)),
         ]
 
     def second_moment() -> optax.GradientTransformation:
@@ -116,15 +113,15 @@ def theirs() -> list[Row]:
 
     return [
         *rows,
-        unclipped("adamw", 8, lambda: optax.scale_by_adam(0.5)),
-        Row("schedule_free", "schedule_free", 8, second_moment, schedule_free=True),
-        Row("lion b1=.9", "lion", 4, optax.scale_by_lion, -7),
-        Row("lion b1=.5", "lion", 4, lambda: optax.scale_by_lion(0.5), -7),
-        Row("sgd b1=.9", "sgd with momentum", 4, lambda: optax.ema(0.9, debias=False), -1),
-        Row("muon", "muon", 4, muon, -4),
-        Row("adafactor b1=0", "adafactor", 0, lambda: factored_rms(0, True), -3),
-        Row("factored_rms b1=0", "adafactor", 0, lambda: factored_rms(0)),
-        Row("sgd", "sgd", 0, optax.identity, -1),
+        unclipped("adamw", lambda: optax.scale_by_adam(0.5)),
+        Row("schedule_free", "schedule_free", second_moment, schedule_free=True),
+        Row("lion b1=.9", "lion", optax.scale_by_lion, -7),
+        Row("lion b1=.5", "lion", lambda: optax.scale_by_lion(0.5), -7),
+        Row("sgd b1=.9", "sgd with momentum", lambda: optax.ema(0.9, debias=False), -1),
+        Row("muon", "muon", muon, -4),
+        Row("adafactor b1=0", "adafactor", lambda: factored_rms(0, True), -3),
+        Row("factored_rms b1=0", "adafactor", lambda: factored_rms(0)),
+        Row("sgd", "sgd", optax.identity, -1),
     ]
 
 
@@ -140,27 +137,24 @@ def ema(
     name = f"ours {blocks} b1={b1:g} b2={b2} clip={clip} n={n}"
     family = f"ours {blocks}"
     arguments = {"clip_value": CLIPS[clip], "window": "ema", **BLOCKS[blocks], **options}
-    size = 8 if blocks == "none" else 4
     if options:
-        name, family, size = f"{name} bfloat16", "ours bfloat16", 0
+        name, family = f"{name} bfloat16", "ours bfloat16"
     elif b1 == 0:
-        family, size = f"{family} b1=0", 0
-    return Row(
-        name, family, size, lambda: scale_by_adashift(n, b1, B2S[b2], **arguments), competes=False
-    )
+        family = f"{family} b1=0"
+    return Row(name, family, lambda: scale_by_adashift(n, b1, B2S[b2], **arguments), competes=False)
 
 
 def undelayed(blocks: str, b2: str = "grow") -> Row:
     """The base point with today's gradient in v."""
-    size, name = 8 if blocks == "none" else 4, f"undelayed {blocks}"
+    name = f"undelayed {blocks}"
     make = partial(scale_first, blocks, 0.5, B2S[b2], 3.0)
-    return Row(f"{name} b1=0.5 b2={b2} clip=3", name, size, make, competes=False)
+    return Row(f"{name} b1=0.5 b2={b2} clip=3", name, make, competes=False)
 
 
-def unclipped(name: str, size: int, make: Make) -> Row:
+def unclipped(name: str, make: Make) -> Row:
     """A row without the clip of the global norm."""
     name = f"{name} unclipped"
-    return Row(name, name, size, make, clipped=False, competes=False)
+    return Row(name, name, make, clipped=False, competes=False)
 
 
 def ours() -> list[Row]:
@@ -174,11 +168,10 @@ def ours() -> list[Row]:
         *(ema(x, b1, b2) for x in ("none", "rows") for b1 in (0.5, 0.9) for b2 in ("grow", ".999")),
         *(ema(x, mu_dtype="bfloat16") for x in ("factored", "rows")),
         *(ema("factored", 0.0, b2) for b2 in ("grow", ".999")),
-        unclipped("ours", 4, ema("factored").make),
+        unclipped("ours", ema("factored").make),
         Row(
             "paper max n=10",
             "paper max",
-            24,
             lambda: scale_by_adashift(10, **paper),
             -3,
             competes=False,
@@ -186,7 +179,6 @@ def ours() -> list[Row]:
         Row(
             "paper none n=3",
             "paper none",
-            24,
             lambda: scale_by_adashift(3, **short),
             competes=False,
         ),

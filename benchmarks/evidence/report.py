@@ -73,17 +73,17 @@ def over_tasks(tasks: dict[str, Rows]) -> str:
     shared = set.intersection(*(set(rows) for rows in tasks.values()))
     lines = []
     for name in shared:
-        against = {}
-        for size in (8, next(iter(tasks.values()))[name].size):
-            pairs = [(rows[name], best_of(rows, size)) for rows in tasks.values()]
+        against = []
+        for size in (8, None):  # and that of its class
+            pairs = [(r[name], best_of(r, size or r[name].size)) for r in tasks.values()]
             logs = [log_ratios(row, base) for row, base in pairs if base is not None]
             seeds = set.intersection(*(set(log) for log in logs)) if logs else set()
-            against[size] = [float(np.mean([log[s] for log in logs])) for s in sorted(seeds)]
+            against.append([float(np.mean([log[s] for log in logs])) for s in sorted(seeds)])
         rows = [rows[name] for rows in tasks.values()]
         bytes_ = np.mean([row.records[0].state_bytes for row in rows])
         diverged = f"{sum(row.diverged for row in rows)}/{sum(row.runs for row in rows)}"
-        shown = [percent(logs) if logs else "" for logs in (against[8], list(against.values())[-1])]
-        order = float(np.mean(against[8])) if against[8] else np.inf
+        shown = [percent(logs) if logs else "" for logs in against]
+        order = float(np.mean(against[0])) if against[0] else np.inf
         lines.append((order, [name, f"{bytes_:.2f}", *shown, diverged]))
     columns = [c for c in COLUMNS if c not in ("rate", "loss", "accuracy")]
     return table(columns, [line for _, line in sorted(lines)])

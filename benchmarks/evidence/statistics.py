@@ -31,8 +31,12 @@ class Tuned(NamedTuple):
 
     @property
     def size(self) -> int:
-        """The class of bytes."""
-        return ROWS[self.optimizer].size
+        """The class of its bytes of state per parameter: 8, 4, 0 for up to 2, 24 for more than 8.
+
+        That of Muon is 8 where no leaf is a matrix for it, since its Adam then has all of them.
+        """
+        bytes_ = self.records[0].state_bytes
+        return 0 if bytes_ < 2.5 else 4 if bytes_ < 6.5 else 8 if bytes_ < 9 else 24
 
     @property
     def mean(self) -> float:
