@@ -21,7 +21,7 @@ NAMES = {
     "mini": "Adam-mini's blocks",
     "lion": "Lion",
     "sgd with momentum": "SGD, momentum",
-    "muon": "Muon",
+    "muon": "Muon / NAdam",
     "adafactor": "Adafactor's recipe",
     "sgd": "SGD",
     "ours factored": "AdaShift (factored, ema, n=3)",
