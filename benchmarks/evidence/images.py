@@ -152,7 +152,7 @@ def images(
         batches,
         data,
         lambda params, data: loss_of(params, *data["validation"]),
-        epochs * (size // batch),
+        epochs * (size // batch) // 10 * 10,  # validation comes ten times at equal distances
         lambda params, data: right(params, *data["test"]),
         in_loop=False,
     )

@@ -43,6 +43,10 @@ TASKS = {
     "finetune_b": "fine-tuning",
     "images_b": "CIFAR-10",
     "language_b": "transformer",
+    "sparse_c": "word vectors",
+    "heavy_c": "counts",
+    "language_c": "transformer",
+    "images_c": "CIFAR-10",
 }
 OURS, THEIRS, CONTROL = "#0072B2", "#444444", "#999999"
 HIGHEST = 20.0  # percent; what is above is drawn at the top

@@ -114,15 +114,15 @@ def of_delay(folder: Path = results.FOLDER) -> tuple[Sequence[str], Sequence[Seq
 def finished_tasks(study: str, folder: Path = results.FOLDER) -> dict[str, Rows]:
     """The rows of each finished task of a study. Of B there is none before all of A is."""
     read = partial(results.read, folder=folder)
-    records = {name: read(name) for name in plan.TASKS_A}
-    of_study, groups = records, plan.groups_a()
     if study == "B":
-        if set(finished(groups, records)) < set(records):
+        of_a = {name: read(name) for name in plan.TASKS_A}
+        if set(finished(plan.groups_a(), of_a)) < set(of_a):
             return {}
-        of_study = {name: read(name) for name in plan.TASKS_B}
-        groups = plan.groups_b([record for task in records.values() for record in task])
-    seeds = plan.SEEDS[study]
-    return {name: tuned(of_study[name], seeds) for name in finished(groups, of_study)}
+        groups = plan.groups_b([record for task in of_a.values() for record in task])
+    else:
+        groups = plan.groups_a() if study == "A" else plan.groups_c()
+    records = {name: read(name) for name in dict.fromkeys(group.task for group in groups)}
+    return {name: tuned(records[name], plan.SEEDS[study]) for name in finished(groups, records)}
 
 
 def draw(folder: Path) -> Figure:
