@@ -55,7 +55,7 @@ def adashift(
     **The defaults are the paper's.** They need 48 bytes of state for each float32 parameter, and
     about 10 times Adam's learning rate. We recommend another setting, which needs 4 bytes where
     Adam needs 8, and works at Adam's learning rate: ``adashift(learning_rate, n=1, b1=0.5,
-    phi="factored", window="ema", clip_value=3.0)``. See ``docs/choosing.md``.
+    phi="factored", window="ema", clip_value=10.0)``. See ``docs/choosing.md``.
 
     Gradients that are not finite make the update non-finite (use ``optax.apply_if_finite``), but
     :math:`\hat v` ignores squares above half of the largest number of its dtype (with

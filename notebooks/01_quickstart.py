@@ -69,7 +69,7 @@ def train_with(tx, steps, seed=0):
     return np.array(losses), accuracy
 
 
-recommended = adashift(1e-3, n=1, b1=0.5, phi="factored", window="ema", clip_value=3.0)
+recommended = adashift(1e-3, n=1, b1=0.5, phi="factored", window="ema", clip_value=10.0)
 optimizers = {
     "Adam": optax.adam(1e-3),
     "AdaShift (factored, ema)": recommended,
@@ -169,7 +169,7 @@ plt.show()
 # elements of the update of the hidden kernel, over 50 steps and with a learning rate of 1.
 
 # %%
-with_ema = adashift(1.0, n=1, b1=0.5, phi="factored", window="ema", clip_value=3.0)
+with_ema = adashift(1.0, n=1, b1=0.5, phi="factored", window="ema", clip_value=10.0)
 forms = {
     "Adam": optax.adam(1.0),
     "AdaShift (factored, ema)": with_ema,

@@ -186,7 +186,7 @@ def none(n, clip=1.0, **options):
 # defaults. `AdaShift (factored, ema)` is the recommended setting.
 
 # %%
-recommended = adashift(1.0, n=1, b1=0.5, phi="factored", window="ema", clip_value=3.0)
+recommended = adashift(1.0, n=1, b1=0.5, phi="factored", window="ema", clip_value=10.0)
 rows = {
     "Adam": (optax.scale_by_adam(),),
     "Adam (b1=0.5)": (optax.scale_by_adam(b1=0.5),),
@@ -421,7 +421,7 @@ table(("optimizer", "loss", "minus Adam", "minus b1=0.5", "rate", "bytes"), line
 free = results["AdaShift (none, n=3)"]
 assert np.nanmax(results["Adam"]["by_step"]) < 7.3
 assert np.nanmax(results[clipped(3)]["by_step"]) < 1 + 1e-6
-assert np.nanmax(results["AdaShift (factored, ema)"]["by_step"]) < 3 + 1e-5
+assert np.nanmax(results["AdaShift (factored, ema)"]["by_step"]) < 10 + 1e-4
 assert results["AdaShift (factored, ema)"]["bytes"] < 0.6 * results["Adam"]["bytes"]
 if not QUICK:
     gap = {name: mean for name, (mean, _) in gaps.items()}

@@ -67,7 +67,7 @@ MESHES = {
     name: jax.make_mesh(shape, ("fsdp", "tensor"), axis_types=(AxisType.Auto,) * 2)
     for name, shape in {"1 x 1": (1, 1), "8 x 1": (8, 1), "4 x 2": (4, 2)}.items()
 }
-recommended = adashift(1e-3, n=1, b1=0.5, phi="factored", window="ema", clip_value=3.0)
+recommended = adashift(1e-3, n=1, b1=0.5, phi="factored", window="ema", clip_value=10.0)
 OPTIMIZERS = {
     "Adam": optax.adam(1e-3),
     "AdaShift (max, n=10)": adashift(1e-2),

@@ -108,9 +108,9 @@ def test_the_table_of_choosing():
     outputs = [output for cell in notebook["cells"] for output in cell.get("outputs", ())]
     printed = " ".join("".join(output.get("text", ())) for output in outputs).split()
     section = PAGES["choosing"].split("## What did the study find?")[1].split("\n## ")[0]
-    heading, _, *rows = re.findall(r"^\| (.+) \|$", section, re.M)
-    assert rows
-    for row in (heading, *rows):
+    rows = re.findall(r"^\| (.+) \|$", section, re.M)
+    assert len(rows) > 20
+    for row in rows:
         words = row.replace("|", " ").replace("`", "").split()
         assert " ".join(words) in " ".join(printed), row
 

@@ -20,7 +20,7 @@ from adashift_optax.demo._report import Report
 
 def half_of_adams_memory(rate: Any) -> optax.GradientTransformation:
     """Return the recommended setting, whose state is half as large as Adam's."""
-    return adashift(rate, n=1, b1=0.5, phi="factored", window="ema", clip_value=3.0)
+    return adashift(rate, n=1, b1=0.5, phi="factored", window="ema", clip_value=10.0)
 
 
 class Optimizer(NamedTuple):
