@@ -185,14 +185,20 @@ def none(n, clip=1.0, **options):
 # A label names `phi`, the window unless it is sliding, `n`, and the arguments that are not the
 # defaults. `AdaShift (factored, ema)` is the recommended setting.
 
+
 # %%
-recommended = adashift(1.0, n=1, b1=0.5, phi="factored", window="ema", clip_value=10.0)
+def factored_ema(clip):
+    tx = adashift(1.0, n=1, b1=0.5, phi="factored", window="ema", clip_value=clip)
+    return optax.chain(tx, optax.scale(-1.0))  # `train` descends
+
+
 rows = {
     "Adam": (optax.scale_by_adam(),),
     "Adam (b1=0.5)": (optax.scale_by_adam(b1=0.5),),
     "Adam (b1=0)": (optax.scale_by_adam(b1=0.0),),
     "ADOPT": (optax.contrib.scale_by_adopt(),),
-    "AdaShift (factored, ema)": (optax.chain(recommended, optax.scale(-1.0)),),  # `train` descends
+    "AdaShift (factored, ema)": (factored_ema(10.0),),
+    "AdaShift (factored, ema, clip_value=3)": (factored_ema(3.0),),
     "AdaShift (factored, n=3, clip_value=1)": (
         scale_by_adashift(3, phi="factored", clip_value=1.0),
     ),
@@ -399,23 +405,25 @@ table(("optimizer", "loss", "minus Adam", "minus b1=0.5", "rate", "bytes"), line
 # for each parameter. The columns *minus Adam* and *minus b1=0.5* subtract the test losses of Adam
 # and of Adam (b1=0.5).
 #
-# `AdaShift (factored, ema)` ends 0.215 ± 0.021 nats below Adam, with half of Adam's memory. It ends
-# 0.026 ± 0.028 nats above Adam (b1=0.5): five seeds do not separate these two. Every other setting
-# of AdaShift ends above Adam (b1=0.5). "mean" and ADOPT are a little worse than Adam, and "max" is
-# worse by 0.308 ± 0.040 nats.
+# `AdaShift (factored, ema)` ends 0.197 ± 0.021 nats below Adam, with half of Adam's memory. It ends
+# 0.045 ± 0.030 nats above Adam (b1=0.5). With `clip_value=3` it ends 0.026 ± 0.028 nats above that:
+# five seeds do not separate these two. Every other setting of AdaShift ends above Adam (b1=0.5).
+# "mean" and ADOPT are a little worse than Adam, and "max" is worse by 0.308 ± 0.040 nats.
 #
-# Every row had the same number of learning rates, but the best of 19 rows is also the luckiest. Of
-# 18 intervals of 95 % about one misses the true value by chance. This is one small model, one text
+# Every row had the same number of learning rates, but the best of 20 rows is also the luckiest. Of
+# 19 intervals of 95 % about one misses the true value by chance. This is one small model, one text
 # and 200 steps.
 #
 # ## The answer
 #
 # On this model the recommended setting ends at a lower loss than Adam in half of Adam's memory, but
-# not lower than Adam (b1=0.5), whose momentum is as short and which has no delay: the gain comes
-# from the short momentum. `phi="none"` and "factored" with a clip and n of at most 3 are also
-# better than Adam, while n = 40 and the paper's default, "max" with n = 10, are much worse. A
-# transformer needs the clip because v of a rare word is made of zeros and small numbers, so that an
-# element of the embedding can move by more than 1000 times the learning rate in one step.
+# 1.5 % higher than Adam (b1=0.5), whose momentum is as short and which has no delay: the gain comes
+# from the short momentum. A clip of 3 is not worse here than one of 10; rare word vectors need the
+# wider one ([notebook 9](09_choosing.ipynb)). `phi="none"` and "factored" with a clip and n of at
+# most 3 are also better than Adam, while n = 40 and the paper's default, "max" with n = 10, are
+# much worse. A transformer needs the clip because v of a rare word is made of zeros and small
+# numbers, so that an element of the embedding can move by more than 1000 times the learning rate in
+# one step.
 
 # %%
 free = results["AdaShift (none, n=3)"]
@@ -432,11 +440,11 @@ if not QUICK:
     for name in (clipped(3), clipped(1), "AdaShift (factored, n=3, clip_value=1)"):
         assert verdict(*gaps[name]) == "better"
     assert min(gap, key=gap.get) == "Adam (b1=0.5)"
-    ours = "AdaShift (factored, ema)"
-    assert verdict(*gaps[ours]) == "better"
-    assert verdict(*against(ours, "Adam (b1=0.5)")) == "not clear"
+    assert verdict(*gaps["AdaShift (factored, ema)"]) == "better"
+    narrow = "AdaShift (factored, ema, clip_value=3)"
+    assert verdict(*against(narrow, "Adam (b1=0.5)")) == "not clear"
     for name in rows:
-        if name.startswith("AdaShift") and name != ours:
+        if name.startswith("AdaShift") and name != narrow:
             assert verdict(*against(name, "Adam (b1=0.5)")) == "worse"
     assert min(gap["AdaShift (max, n=10)"], gap[clipped(40)]) > 0.15
     assert gap[clipped(10)] > gap[clipped(3)]
