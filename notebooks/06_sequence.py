@@ -405,7 +405,7 @@ table(("optimizer", "loss", "minus Adam", "minus b1=0.5", "rate", "bytes"), line
 # for each parameter. The columns *minus Adam* and *minus b1=0.5* subtract the test losses of Adam
 # and of Adam (b1=0.5).
 #
-# `AdaShift (factored, ema)` ends 0.197 ± 0.021 nats below Adam, with half of Adam's memory. It ends
+# `AdaShift (factored, ema)` ends 0.196 ± 0.022 nats below Adam, with half of Adam's memory. It ends
 # 0.045 ± 0.030 nats above Adam (b1=0.5). With `clip_value=3` it ends 0.026 ± 0.028 nats above that:
 # five seeds do not separate these two. Every other setting of AdaShift ends above Adam (b1=0.5).
 # "mean" and ADOPT are a little worse than Adam, and "max" is worse by 0.308 ± 0.040 nats.
