@@ -178,10 +178,12 @@ rows_c = {
 }
 lines = [(what, *map(with_interval, logs_on_c(name))) for what, name in rows_c.items()]
 table(["over Adam, %", *map(TASKS.get, C), "all"], lines)
-wider = logs_on_c(CLIP_10, CLIP_3)
-print("\nclip_value = 10 over 3, %:", ", ".join(map(with_interval, wider)))
-print("without a global clip, over Adam without one, %:", end=" ")
-print(", ".join(map(with_interval, logs_on_c(ALONE, "adamw unclipped"))), end="\n\n")
+wider, alone_on_c = logs_on_c(CLIP_10, CLIP_3), logs_on_c(ALONE, "adamw unclipped")
+lines = [
+    ("clip_value=10 over clip_value=3", *map(with_interval, wider)),
+    ("AdaShift over Adam, both without global clip", *map(with_interval, alone_on_c)),
+]
+table(["pairs, %", *map(TASKS.get, C), "all"], lines)
 names = {"Adam": ADAM_C, **rows_c}
 rates = [(what, *(f"{rows[name].rate:g}" for rows in C.values())) for what, name in names.items()]
 table(["best learning rate", *map(TASKS.get, C)], rates)
@@ -216,8 +218,12 @@ table(["CIFAR-10, 2 epochs", "over Adam, %", "accuracy, %", "best rate"], lines)
 # the best Adam and with Adafactor's recipe. Lion is 2 to 8 % behind, the paper's setting 2 to 12 %,
 # and Muon is up to 10 % ahead. On word vectors every setting of ours with a clip is 9 to 14 %
 # behind, with the delay and without; on the counts the best cannot be told apart. On CIFAR-10
-# schedule-free Adam and Muon are 10 % ahead of Adam, and AdaShift in 8, 4 and 2 bytes is 3 to 4 %
-# behind Adam; without the delay it is no better.
+# schedule-free Adam and NAdam with b1 = 0.9 are 10 % ahead of Adam with b1 = 0.5, and AdaShift in
+# 8, 4 and 2 bytes is 3 to 4 % behind it; without the delay it is no better.
+#
+# A clip of 10 instead of 3 lowers the loss by 2.1 ± 0.7 % on four new tasks, so it is recommended.
+# With it AdaShift, in half of Adam's memory, is 1.4 ± 0.5 % above Adam, 3 % on word vectors. If
+# neither has a clip of the global norm, they are level. On images all want a longer momentum.
 #
 # In the mean of the six tasks Adam and, in half of its memory, Adafactor's recipe are 2 % above the
 # best optimizer of 8 bytes of each task. AdaShift in 4 or 2 bytes is 4 to 5 % above it. So half of
@@ -225,8 +231,9 @@ table(["CIFAR-10, 2 epochs", "over Adam, %", "accuracy, %", "best rate"], lines)
 #
 # Of the arguments, b1 and the clip matter: b1 = 0.9 costs AdaShift 2 % and Adam 3.5 %, and a clip
 # at 1 costs 6 %. A growing b2 did not lower the loss, and neither did the delay: at each batch size
-# and each b2 it changes the loss of the transformer by less than 1 %. What the delay brings is
-# that no update waits for a sum over the gradient.
+# and each b2 it changes the loss of the transformer by less than 1 %. At b2 = 0.9 it costs 0.1 to
+# 0.6 %, and three of the five intervals leave out 0. What the delay brings is that no update waits
+# for a sum over the gradient.
 
 # %%
 alone = {task: {p.family: p.percent for p in points({task: rows})} for task, rows in B.items()}
@@ -263,5 +270,17 @@ assert over("adamw b1=0.9 b2=.999", adam)[-1] > 3
 assert over(changes["clip_value = 1"])[-1] > 5
 assert abs(over(changes["b2 = 0.999"])[-1]) < 1
 assert min(min(values) for values in delays.values()) > -0.1
-costs = [cell.split()[0] for _, _, *cells in of_batches for cell in cells if cell]
-assert max(abs(float(cost)) for cost in costs) < 1
+costs = [float(cell.split()[0]) for _, _, *cells in of_batches for cell in cells]
+assert max(map(abs, costs)) < 1
+assert sum(costs[::5]) > 0.5  # at b2 = 0.9
+# The rule of tasks C, of which the last entry is the mean over tasks.
+ends = [(mean - half, mean, mean + half) for mean, half in map(interval, wider)]
+assert ends[-1][-1] < 0
+assert all(mean < np.log(1.01) or low < 0 for low, mean, _ in ends)
+assert not any(record.diverged for rows in C.values() for record in rows[CLIP_10].records)
+above_adam = interval(logs_on_c(CLIP_10)[-1])
+assert 0.01 < above_adam[0] < 0.02
+assert abs(np.mean(alone_on_c[-1])) < interval(alone_on_c[-1])[1]
+for row in ("adamw b1={} b2=.999", "factored_rms b1={}", "ours factored b1={} b2=.999 clip=3 n=1"):
+    short, long = (images_c[row.format(b1)] for b1 in (0.5, 0.9))
+    assert np.mean(list(log_ratios(long, short).values())) < -0.01
