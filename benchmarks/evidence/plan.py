@@ -27,7 +27,7 @@ TASKS_DELAY = {
     "delay_8": ("factored", "rows", "none"),
     "delay_32": ("factored",),
 }
-# Planned after B: does a clip_value of 10 beat 3, and how far are both from these two?
+# Planned after B: does a clip_value of 10 beat 3, and how far are both from two others?
 TASKS_C = ("sparse_c", "heavy_c", "language_c", "images_c")
 ROWS_C = (CLIP["3"], CLIP["10"], ROWS["adamw b1=0.5 b2=.999"], ROWS["factored_rms b1=0.5"])
 # And what is lost without the clip of the global norm, by ours and by Adam?
