@@ -189,9 +189,9 @@ rates = [(what, *(f"{rows[name].rate:g}" for rows in C.values())) for what, name
 table(["best learning rate", *map(TASKS.get, C)], rates)
 
 # %% [markdown]
-# ## Which momentum do images need?
+# ## Which momentum does CIFAR-10 need?
 # MNIST, and the other two tasks A, chose b1 = 0.5. CIFAR-10, for two epochs: five seeds, over Adam
-# with b1 = 0.5, and the accuracy on the test images.
+# with b1 = 0.5, and the accuracy on the test images; then b1 = 0.9 over b1 = 0.5, in pairs.
 
 # %%
 images_c = C["images_c"]
@@ -211,6 +211,12 @@ for what, name in of_images.items():
     losses = with_interval(list(log_ratios(images_c[name], base).values()))
     lines.append((what, losses, f"{100 * accuracy:.1f}", f"{images_c[name].rate:g}"))
 table(["CIFAR-10, 2 epochs", "over Adam, %", "accuracy, %", "best rate"], lines)
+longer = {}
+for what in ("Adam", "Adafactor's recipe", "AdaShift"):
+    short, long = (images_c[of_images[f"{what}, b1 = {b1}"]] for b1 in (0.5, 0.9))
+    longer[what] = list(log_ratios(long, short).values())
+lines = [(what, with_interval(logs)) for what, logs in longer.items()]
+table(["b1 = 0.9 over b1 = 0.5, %", "loss"], lines)
 
 # %% [markdown]
 # ## The answer
@@ -223,11 +229,12 @@ table(["CIFAR-10, 2 epochs", "over Adam, %", "accuracy, %", "best rate"], lines)
 #
 # A clip of 10 instead of 3 lowers the loss by 2.1 ± 0.7 % on four new tasks, so it is recommended.
 # With it AdaShift, in half of Adam's memory, is 1.4 ± 0.5 % above Adam, 3 % on word vectors. If
-# neither has a clip of the global norm, they are level. On images all want a longer momentum.
+# neither has a clip of the global norm, they are level in the mean: AdaShift is better on counts
+# and worse on the other three. On CIFAR-10 a longer momentum is better for all; on MNIST it is not.
 #
 # In the mean of the six tasks Adam and, in half of its memory, Adafactor's recipe are 2 % above the
-# best optimizer of 8 bytes of each task. AdaShift in 4 or 2 bytes is 4 to 5 % above it. So half of
-# Adam's memory costs AdaShift 2 to 3 %, and Adafactor's recipe nothing.
+# best optimizer of 8 bytes of each task. AdaShift in 4 or 2 bytes is 4 to 5 % above it. With a
+# clip of 3 half of Adam's memory costs AdaShift 2 to 3 %, and Adafactor's recipe nothing.
 #
 # Of the arguments, b1 and the clip matter: b1 = 0.9 costs AdaShift 2 % and Adam 3.5 %, and a clip
 # at 1 costs 6 %. A growing b2 did not lower the loss, and neither did the delay: at each batch size
@@ -281,6 +288,5 @@ assert not any(record.diverged for rows in C.values() for record in rows[CLIP_10
 above_adam = interval(logs_on_c(CLIP_10)[-1])
 assert 0.01 < above_adam[0] < 0.02
 assert abs(np.mean(alone_on_c[-1])) < interval(alone_on_c[-1])[1]
-for row in ("adamw b1={} b2=.999", "factored_rms b1={}", "ours factored b1={} b2=.999 clip=3 n=1"):
-    short, long = (images_c[row.format(b1)] for b1 in (0.5, 0.9))
-    assert np.mean(list(log_ratios(long, short).values())) < -0.01
+assert [np.mean(logs) < 0 for logs in alone_on_c[:4]] == [False, True, False, False]
+assert all(-0.02 < np.mean(logs) < -0.01 for logs in longer.values())
