@@ -134,6 +134,7 @@ delayed, undelayed = (
 )
 logs = [log_ratios(rows[delayed], rows[undelayed]).values() for rows in B.values()]
 costs = [percent(list(log)) for log in logs]
+print()
 table(["blocks, n = 3", *map(TASKS.get, B)], [("factored", *costs)])
 
 # %% [markdown]
@@ -181,9 +182,11 @@ table(["over Adam, %", *map(TASKS.get, C), "all"], lines)
 wider, alone_on_c = logs_on_c(CLIP_10, CLIP_3), logs_on_c(ALONE, "adamw unclipped")
 lines = [
     ("clip_value=10 over clip_value=3", *map(with_interval, wider)),
-    ("AdaShift over Adam, both without global clip", *map(with_interval, alone_on_c)),
+    ("AdaShift over Adam, no global clips", *map(with_interval, alone_on_c)),
 ]
+print()
 table(["pairs, %", *map(TASKS.get, C), "all"], lines)
+print()
 names = {"Adam": ADAM_C, **rows_c}
 rates = [(what, *(f"{rows[name].rate:g}" for rows in C.values())) for what, name in names.items()]
 table(["best learning rate", *map(TASKS.get, C)], rates)
@@ -216,6 +219,7 @@ for what in ("Adam", "Adafactor's recipe", "AdaShift"):
     short, long = (images_c[of_images[f"{what}, b1 = {b1}"]] for b1 in (0.5, 0.9))
     longer[what] = list(log_ratios(long, short).values())
 lines = [(what, with_interval(logs)) for what, logs in longer.items()]
+print()
 table(["b1 = 0.9 over b1 = 0.5, %", "loss"], lines)
 
 # %% [markdown]
