@@ -24,10 +24,11 @@ from benchmarks.evidence.report import draw, finished_tasks, of_delay
 from benchmarks.evidence.statistics import interval, log_ratios, percent
 
 A, B, C = map(finished_tasks, "ABC")
-studies = (("A", A, plan.TASKS_A), ("B", B, plan.TASKS_B), ("C", C, plan.TASKS_C))
-for study, tasks, every in studies:
+for study, tasks in {"A": A, "B": B, "C": C}.items():
     rows = [row for found in tasks.values() for row in found.values()]
-    print(f"tasks {study}: {len(tasks)} of {len(every)} are finished: {', '.join(tasks)}")
+    print(
+        f"tasks {study}: {len(tasks)} of {len(plan.TASKS[study])} are finished: {', '.join(tasks)}"
+    )
     runs, diverged = sum(row.runs for row in rows), sum(row.diverged for row in rows)
     seeds = ", ".join(map(str, plan.SEEDS[study]))
     print(f"  {runs} runs, of which {diverged} diverged; with each of the seeds {seeds}")
@@ -166,8 +167,7 @@ def logs_on_c(name, base=ADAM_C):
 
 
 def with_interval(logs):
-    mean, half = interval(logs)
-    return f"{100 * np.expm1(mean):+z.1f} ± {100 * np.exp(mean) * half:.1f}"
+    return percent(logs, digits=1)
 
 
 rows_c = {

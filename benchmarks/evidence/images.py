@@ -12,6 +12,7 @@ import optax
 
 from adashift_optax.demo._data import DataError, Dataset, load
 from benchmarks.evidence.task import Params, Task, dense
+from benchmarks.evidence.train import POINTS
 
 PADDING = 4
 STEM, WIDTHS = 16, (32, 64)
@@ -152,7 +153,7 @@ def images(
         batches,
         data,
         lambda params, data: loss_of(params, *data["validation"]),
-        epochs * (size // batch) // 10 * 10,  # validation comes ten times at equal distances
+        epochs * (size // batch) // POINTS * POINTS,  # so that validation comes at equal distances
         lambda params, data: right(params, *data["test"]),
         in_loop=False,
     )

@@ -114,14 +114,11 @@ def of_delay(folder: Path = results.FOLDER) -> tuple[Sequence[str], Sequence[Seq
 def finished_tasks(study: str, folder: Path = results.FOLDER) -> dict[str, Rows]:
     """The rows of each finished task of a study. Of B there is none before all of A is."""
     read = partial(results.read, folder=folder)
-    if study == "B":
-        of_a = {name: read(name) for name in plan.TASKS_A}
-        if set(finished(plan.groups_a(), of_a)) < set(of_a):
-            return {}
-        groups = plan.groups_b([record for task in of_a.values() for record in task])
-    else:
-        groups = plan.groups_a() if study == "A" else plan.groups_c()
-    records = {name: read(name) for name in dict.fromkeys(group.task for group in groups)}
+    of_a = {name: read(name) for name in plan.TASKS_A}
+    if study == "B" and set(finished(plan.groups_a(), of_a)) < set(of_a):
+        return {}
+    groups = plan.groups_of(study, [record for task in of_a.values() for record in task])
+    records = {name: read(name) for name in plan.TASKS[study]}
     return {name: tuned(records[name], plan.SEEDS[study]) for name in finished(groups, records)}
 
 
@@ -145,8 +142,7 @@ def main() -> None:
     if args.picture:
         draw(folder).savefig(args.picture, dpi=110)
         return
-    studies = {"A": plan.TASKS_A, "B": plan.TASKS_B, "C": plan.TASKS_C, "delay": plan.TASKS_DELAY}
-    for study, names in studies.items():
+    for study, names in plan.TASKS.items():
         tasks = {name: tuned(results.read(name, folder), plan.SEEDS[study]) for name in names}
         tasks = {name: rows for name, rows in tasks.items() if rows}
         for name, rows in tasks.items():

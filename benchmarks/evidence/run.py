@@ -43,9 +43,7 @@ class Runner:
 
 def groups(study: str, folder: Path) -> list[Group]:
     """The groups of a study."""
-    if study == "B":
-        return plan.groups_b([r for name in plan.TASKS_A for r in results.read(name, folder)])
-    return {"A": plan.groups_a, "delay": plan.groups_delay, "C": plan.groups_c}[study]()
+    return plan.groups_of(study, [r for name in plan.TASKS_A for r in results.read(name, folder)])
 
 
 def work(todo: list[Group], run_cell: RunCell, folder: Path) -> Iterator[Record]:

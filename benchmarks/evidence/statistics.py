@@ -92,10 +92,10 @@ def best_of(rows: dict[str, Tuned], size: int) -> Tuned | None:
     return min(theirs, key=lambda row: row.mean, default=None)
 
 
-def percent(logs: Sequence[float]) -> str:
-    """A mean ratio and its interval, as a difference in percent."""
+def percent(logs: Sequence[float], digits: int = 2) -> str:
+    """A mean ratio and its interval, as a difference in percent with so many decimals."""
     mean, half = interval(logs)
     if not np.isfinite(mean):
         return "diverged"
-    text = f"{100 * np.expm1(mean):+.2f}"
-    return text if np.isnan(half) else f"{text} ± {100 * np.exp(mean) * half:.2f}"
+    text = f"{100 * np.expm1(mean):+z.{digits}f}"
+    return text if np.isnan(half) else f"{text} ± {100 * np.exp(mean) * half:.{digits}f}"
