@@ -1,36 +1,36 @@
-"""AdaShift with a learning rate, as users chain it: `adashift` and `adashiftw`."""
+"""The optimizers with a learning rate, as users chain them."""
 
+import math
 from collections.abc import Callable
 from typing import Any
 
+import jax
+import jax.numpy as jnp
+import numpy as np
 import optax
 from jax.typing import ArrayLike, DTypeLike
 
-from adashift_optax._adashift import B1, B2, EPS, PHI, WINDOW, Window, scale_by_adashift
-from adashift_optax._axes import BlockAxes
-from adashift_optax._blocks import AxisName, Phi
-from adashift_optax._chain import add_decay, in_dtype, scale_by_rate
+from adashift_optax import _checks
+from adashift_optax._adashift import B1, B2, EPS, PHI, direction
+from adashift_optax._blocks import BlockAxes, Phi
+from adashift_optax._factored import factored_direction
+from adashift_optax._numbers import narrowing
 
-WEIGHT_DECAY = 1e-4  # optax.adamw's
+Mask = Any | Callable[[optax.Params], Any] | None
 
 
 def adashift(
     learning_rate: optax.ScalarOrSchedule,
-    n: int | None = None,
     b1: ArrayLike = B1,
-    b2: optax.ScalarOrSchedule = B2,
+    b2: ArrayLike = B2,
     eps: ArrayLike = EPS,
     *,
+    n: int | None = None,
     phi: Phi = PHI,
     block_axes: BlockAxes = None,
-    axis_name: AxisName = None,
-    window: Window = WINDOW,
     queue_dtype: DTypeLike | None = None,
-    mu_dtype: DTypeLike | None = None,
-    clip_value: optax.ScalarOrSchedule | None = None,
-    warm_start: bool = False,
 ) -> optax.GradientTransformationExtraArgs:
-    r"""AdaShift: Adam, but each gradient is scaled by a v that was made of older gradients only.
+    r"""AdaShift, the paper's optimizer: each gradient is scaled by a v made of older gradients only.
 
     In Adam :math:`v_t` contains :math:`g_t^2`, so a large gradient shrinks its own step. AdaShift
     computes :math:`v_t` from gradients at least n steps old and the momentum from the latest n.
@@ -48,120 +48,47 @@ def adashift(
       u_t &= -\alpha_t\, m_t / (\sqrt{\hat v_t} + \epsilon) \quad (t > n) \\
       u_t &= 0 \quad (t \le n)
 
-    **The first n updates are exactly zero**, because there is no :math:`v` yet, unless
-    ``warm_start=True``. A block (or element) whose squares were all 0 so far has no scale and gets
-    a zero update too.
+    **The first n updates are exactly zero**, because there is no :math:`v` yet. A block (or
+    element) whose squares were all 0 so far has no scale and gets a zero update too.
 
-    **The defaults are the paper's.** They need 48 bytes of state for each float32 parameter, and
-    about 10 times Adam's learning rate. We recommend another setting, which needs 4 bytes where
-    Adam needs 8, and works at Adam's learning rate: ``adashift(learning_rate, n=1, b1=0.5,
-    phi="factored", window="ema", clip_value=10.0)``. See ``docs/choosing.md``.
+    Take it to study the method, and :func:`adashift_factored` to train: the defaults here are the
+    paper's, which need 48 bytes of state for each float32 parameter and about 10 times Adam's
+    learning rate. With ``phi="none"`` the delayed scale of an element can be far too small for
+    today's gradient; put ``optax.clip`` between :func:`scale_by_adashift` and the learning rate.
 
-    Gradients that are not finite make the update non-finite (use ``optax.apply_if_finite``), but
-    :math:`\hat v` ignores squares above half of the largest number of its dtype (with
-    ``window="hopping", phi="none"`` they count as 0). Finite gradients give finite updates.
-
-    ``window="ema"`` scales first and averages afterwards, in the order of ADOPT. Each gradient is
-    divided by the root of its own :math:`\hat v`, which does not contain it, and the momentum is
-    the running mean of the quotients:
-
-    .. math::
-
-      s_t &= \mathrm{clip}(g_t / (\sqrt{\hat v_t} + \epsilon)) \\
-      m_t &= \beta_1 m_{t-1} + (1 - \beta_1)\, s_t \\
-      m_n &= 0 \\
-      u_t &= -\alpha_t\, m_t / (1 - \beta_1^{t-n}) \quad (t > n)
-
-    The paper divides a mean of gradients by one :math:`\hat v`, so no gradient of the mean may be
-    in that v, and the n latest have to be kept. Here only :math:`g_t` must not be in it: n = 1 is
-    enough, and no gradients are kept, except with ``phi="none"`` and n > 1.
-
-    ``window="hopping"`` is a variant of ours, not the paper's: it keeps no gradients, so that its
-    state is as large as Adam's for any n. We keep two averages of gradients, empty them in turn,
-    each every n steps, and use the older one as :math:`m_t`. It holds between n/2 (rounded down)
-    plus 1 and n of the latest gradients, instead of always n. :math:`v_t` is the same as above,
-    except with ``phi="none"``. There n/2 squares (rounded down or up) join v together,
-    when :math:`m_t` has dropped their gradients. So m and v still share no gradient.
+    Gradients that are not finite make the update not finite, as in ``optax.adam`` (use
+    ``optax.apply_if_finite``). A finite gradient whose square is not finite does not join v. It
+    enters the window with at most :math:`2^{120}`.
 
     Args:
       learning_rate: :math:`\alpha_t`, a float, a scalar array or a schedule of the step count.
-      n: the delay in steps and the length of the momentum window, a Python int >= 1. None: 10.
       b1: decay of the weights of the momentum, in [0, 1). A Python 0 needs no momentum and, unless
         ``phi="none"``, no queue of gradients. Changing a traced ``b1`` during training reweights
         only new gradients; the old weights fade as :math:`\beta_1^k` over k steps.
-      b2: decay of the second moment.
-
-        - A number in [0, 1).
-        - A schedule, for example Adafactor's ``lambda k: 1 - k**-0.8``. It is called with k = 1,
-          2, ... for the k-th square that joins v. That square gets the weight 1 - b2(k), and all
-          before it fade by b2(k). The bias correction divides by the sum of the weights. Values
-          outside of [0, 1] count as the nearest in it. Under ``optax.inject_hyperparams`` a
-          schedule must be static as well: ``static_args=(*STATIC_ARGS, "b2")``.
-
+      b2: decay of the second moment, in [0, 1).
       eps: added to the denominator, >= 0, in the units of a gradient.
+      n: the delay in steps and the length of the momentum window, a Python int >= 1. None: 10.
       phi: the function that reduces the squared gradients of a block to one number.
 
         - ``"max"``: their maximum, which the paper recommends.
         - ``"mean"``: their mean.
         - ``"none"``: every element is a block and keeps its own v.
-        - ``"factored"``: every element has its own v, at about the price of blocks. A leaf of rank
-          2 or more keeps R, the means of :math:`g^2` over its last axis, and C, those over the axis
-          before. Then :math:`v_{ij} = R_i C_j / \mathrm{mean}(R)`, as in Adafactor. Each index of
-          the leading axes has an R and a C of its own. In a leaf of rank 0 or 1 every element keeps
-          its own v.
         - A callable: it gets the squared gradients of one block and returns a nonnegative scalar.
           Its argument is float32 or wider. It has the reduced axes in their order, and for a whole
           leaf the shape of the leaf.
 
-      block_axes: the axes of a leaf that form one block together. ``phi="none"`` and "factored"
-        ignore it, except for the scales of ``queue_dtype``.
+      block_axes: the axes of a leaf that form one block together. ``phi="none"`` ignores it.
 
         - ``None``: all axes, so a leaf is one block.
         - A tuple of ints: these axes, in every leaf.
         - A callable ``(path, leaf) -> tuple | None``: the axes that it returns for a leaf. It is
-          called at init and when ``update`` first sees such updates. ``leaf`` is a
-          ``jax.ShapeDtypeStruct``, of which only the shape is the same both times.
-        - ``"outputs"``: the axes over which one output of a layer sums, so that each output has its
-          own v. With ``phi="mean"`` these are the blocks of Adam-mini. A block belongs to one
-          output neuron of a kernel [..., in, out], to one channel of a convolution [height, width,
-          in, out], to one dimension of a head ("query", "key", "value": [d, heads, head_dim];
-          "out": [heads, head_dim, d]), or to one row of an "embedding". A vector, a "bias" and a
-          "scale" are one block each. Leading axes of stacked layers and of experts keep their own
-          v. The names are those that Flax gives. A leaf with another name is taken as [..., in,
-          out] at rank 2 or 3, and as a convolution at a higher rank. A "weight" is taken as
-          Equinox's [out, in, ...].
+          called at init and when ``update`` is traced. ``leaf`` is a ``jax.ShapeDtypeStruct``, of
+          which only the shape is the same both times.
 
-      axis_name: only for ``jax.shard_map`` over sharded parameters: the mesh axis they are sharded
-        on, or a tuple of all. There a function sees one shard of a leaf, and **without axis_name
-        phi "max" and "mean" would be those of the shard**. It is not needed under ``jax.jit``,
-        whatever the mesh, nor where parameters are replicated.
-      window: which gradients the momentum averages: "sliding", the paper's window of the latest n
-        gradients, "hopping" or "ema".
-      queue_dtype: the dtype in which the queue holds gradients: None (float32 or wider), float32,
-        bfloat16, float16, float8_e5m2 or float8_e4m3fn. Gradients are rounded when they enter the
-        queue and the window. If the dtype has a smaller range than the gradients, each block is
-        scaled by a power of 2 to fit: elements far below its largest round to 0. Updates are off
-        by up to :math:`2^{-8}` (bfloat16), :math:`2^{-11}` (float16), :math:`2^{-3}` (float8_e5m2)
-        and :math:`2^{-4}` (float8_e4m3fn) of the terms of m, and by twice that with
-        ``phi="none"``. It has no effect where there is no queue.
-      mu_dtype: the dtype in which the state holds the momentum: None (float32 or wider), float32,
-        bfloat16 or float16. The momentum is rounded to it at every step, before the update is made
-        of it. On independent gradients with b1 = 0.9 the rounding moves updates by 0.4 % (bfloat16)
-        and 0.05 % (float16) of their root mean square. float16 rounds momentum below 6e-8 to 0.
-      clip_value: the largest magnitude c > 0 of an element before the learning rate: a float or a
-        schedule of the number of earlier updates. None: no clip. With ``window="ema"`` it clips
-        the elements of :math:`g_t / (\sqrt{\hat v_t} + \epsilon)`, otherwise those of
-        :math:`m_t / (\sqrt{\hat v_t} + \epsilon)`.
-      warm_start: if True, the first n updates are not zero. Use it where an update of zero would
-        be taken for convergence. It has two prices:
-
-        - While t <= n, :math:`\hat v_t` is made of :math:`g_1, ..., g_t` as in Adam, and the
-          momentum of the gradients so far. So the first n steps are not decorrelated. From
-          t = n + 1 on, :math:`v` is the same as without. The momentum is too, except with
-          ``window="ema"``, whose mean holds :math:`s_1, ..., s_n` as well.
-        - Unless ``phi="none"``, every update waits for today's :math:`\phi`, also after the
-          first n.
-
+      queue_dtype: the dtype in which the queue holds gradients: None (float32 or wider) or
+        bfloat16. Gradients are rounded when they enter the queue and the window, so updates are off
+        by up to :math:`2^{-8}` of the terms of m, and by twice that with ``phi="none"``. It has no
+        effect where there is no queue.
 
     Returns:
       An ``optax.GradientTransformationExtraArgs``. As with ``optax.adam``, an update has the dtype
@@ -194,48 +121,23 @@ def adashift(
     References:
       Zhou et al., `AdaShift: Decorrelation and Convergence of Adaptive Learning Rate Methods
       <https://arxiv.org/abs/1810.00143>`_, ICLR 2019, Algorithm 1 and section 4.
-      The order of ``window="ema"``, and the clip: Taniguchi et al., `ADOPT
-      <https://arxiv.org/abs/2411.02853>`_, NeurIPS 2024.
-      The factors, and b2 as a schedule: Shazeer & Stern, `Adafactor
-      <https://arxiv.org/abs/1804.04235>`_, 2018.
-      The blocks "outputs": Zhang et al., `Adam-mini <https://arxiv.org/abs/2406.16793>`_, 2024.
     """
-    return in_dtype(
-        scale_by_adashift(
-            n,
-            b1,
-            b2,
-            eps,
-            phi=phi,
-            block_axes=block_axes,
-            axis_name=axis_name,
-            window=window,
-            queue_dtype=queue_dtype,
-            mu_dtype=mu_dtype,
-            clip_value=clip_value,
-            warm_start=warm_start,
-        ),
-        scale_by_rate(learning_rate),
-    )
+    tx = direction(b1, b2, eps, n, phi, block_axes, queue_dtype)
+    return narrowing(optax.chain(tx, scale_by_rate(learning_rate)))
 
 
 def adashiftw(
     learning_rate: optax.ScalarOrSchedule,
-    n: int | None = None,
     b1: ArrayLike = B1,
-    b2: optax.ScalarOrSchedule = B2,
+    b2: ArrayLike = B2,
     eps: ArrayLike = EPS,
     *,
-    weight_decay: optax.ScalarOrSchedule = WEIGHT_DECAY,
-    mask: Any | Callable[[optax.Params], Any] | None = None,
+    n: int | None = None,
     phi: Phi = PHI,
     block_axes: BlockAxes = None,
-    axis_name: AxisName = None,
-    window: Window = WINDOW,
     queue_dtype: DTypeLike | None = None,
-    mu_dtype: DTypeLike | None = None,
-    clip_value: optax.ScalarOrSchedule | None = None,
-    warm_start: bool = False,
+    weight_decay: optax.ScalarOrSchedule = 1e-4,
+    mask: Mask = None,
 ) -> optax.GradientTransformationExtraArgs:
     r"""AdaShift with decoupled weight decay.
 
@@ -245,7 +147,8 @@ def adashiftw(
 
     Args:
       learning_rate: see :func:`adashift`, as for all arguments that are not listed here.
-      weight_decay: :math:`\lambda` >= 0, multiplied by the learning rate.
+      weight_decay: :math:`\lambda` >= 0, multiplied by the learning rate: a float, a scalar array
+        or a schedule of the step count.
       mask: a tree of bools like the parameters, or a callable from parameters to one: True where
         decay applies. None: everywhere. Under ``optax.inject_hyperparams`` a callable mask must be
         static as well: ``static_args=(*STATIC_ARGS, "mask")``.
@@ -265,21 +168,139 @@ def adashiftw(
       >>> print(updates["w"], updates["b"])
       [-0.1] [-0.]
     """
-    return in_dtype(
-        scale_by_adashift(
-            n,
-            b1,
-            b2,
-            eps,
-            phi=phi,
-            block_axes=block_axes,
-            axis_name=axis_name,
-            window=window,
-            queue_dtype=queue_dtype,
-            mu_dtype=mu_dtype,
-            clip_value=clip_value,
-            warm_start=warm_start,
-        ),
-        add_decay(weight_decay, mask),
-        scale_by_rate(learning_rate),
-    )
+    tx = direction(b1, b2, eps, n, phi, block_axes, queue_dtype)
+    return narrowing(optax.chain(tx, add_decay(weight_decay, mask), scale_by_rate(learning_rate)))
+
+
+def adashift_factored(
+    learning_rate: optax.ScalarOrSchedule,
+    b1: ArrayLike = B1,
+    b2: ArrayLike = B2,
+    eps: ArrayLike = EPS,
+    mu_dtype: DTypeLike | None = None,
+    *,
+    weight_decay: optax.ScalarOrSchedule = 0.0,
+    mask: Mask = None,
+) -> optax.GradientTransformationExtraArgs:
+    r"""AdaShift with factors: half of Adam's memory, and no update waits for a sum.
+
+    What needs a sum is a step old, what needs none is of today. R and C are running means of squared
+    gradients over each row and each column, as in Adafactor, and the step uses those of the step
+    before. Of today only the element's own square joins its v. With :math:`g_t` the incoming
+    updates, :math:`\beta_1` = ``b1``, :math:`\beta_2` = ``b2``, :math:`\epsilon` = ``eps``,
+    :math:`\alpha_t` = ``learning_rate``, :math:`\lambda` = ``weight_decay``:
+
+    .. math::
+
+      a_t &= \max(1 - \beta_2,\, t^{-0.8}) \\
+      v_t[i,j] &= (1 - a_t)\, R_{t-1}[i]\, C_{t-1}[j] / \mathrm{mean}(R_{t-1}) + a_t\, g_t[i,j]^2 \\
+      s_t &= g_t / (\sqrt{v_t} + \epsilon) \\
+      m_t &= \beta_1 m_{t-1} + (1 - \beta_1)\, s_t \\
+      u_t &= -\alpha_t\, (\beta_1 m_t / (1 - \beta_1^{t+1}) + (1 - \beta_1)\, s_t / (1 - \beta_1^t)
+        + \lambda \theta_t) \\
+      R_t[i] &= (1 - a_t)\, R_{t-1}[i] + a_t\, \mathrm{mean}_j\, g_t[i,j]^2,
+        \quad C_t[j] \text{ likewise}
+
+    The momentum is Nesterov's, as in ``optax.adam(nesterov=True)``, and stands behind the scale. It
+    works at Adam's learning rate. There is no idle step: :math:`a_1 = 1`, so :math:`s_1` is the
+    sign of :math:`g_1`. There is nothing to clip: :math:`|s_t| \le a_t^{-1/2}`. Rows and columns
+    are the last two axes of a leaf, and each index of its leading axes has its own. In a leaf of
+    rank 0 or 1 every element keeps its own v.
+
+    :math:`v_t` contains :math:`g_t^2` with the weight :math:`a_t`, so the paper's Theorem 5 does not
+    hold for it exactly, and on a single element it is Adam with the momentum behind the scale.
+
+    Gradients that are not finite make the update not finite, as in ``optax.adam`` (use
+    ``optax.apply_if_finite``). An element whose square is not finite makes a step of 0, and its
+    square joins no mean.
+
+    Args:
+      learning_rate: :math:`\alpha_t`, a float, a scalar array or a schedule of the step count.
+      b1: decay of the momentum, in [0, 1). A Python 0 keeps no momentum: the state is then a few
+        numbers for each row and column.
+      b2: decay of the second moment, in [0, 1).
+      eps: added to the denominator, >= 0, in the units of a gradient.
+      mu_dtype: the dtype in which the state holds the momentum: None (float32 or wider) or
+        bfloat16. The momentum is rounded to it at every step, before the update is made of it.
+      weight_decay: :math:`\lambda` >= 0, decoupled, as in ``optax.adamw``: a float, a scalar array
+        or a schedule of the step count. If it is not 0, ``update`` needs ``params``.
+      mask: a tree of bools like the parameters, or a callable from parameters to one: True where
+        decay applies. None: everywhere.
+
+    Returns:
+      An ``optax.GradientTransformationExtraArgs``. As with ``optax.adam``, an update has the dtype
+      of its gradient or, if ``params`` are given to ``update``, the wider of that and of its
+      parameter. It is computed in float32 or wider and rounded once, behind the learning rate.
+
+    Raises:
+      ValueError, TypeError: an argument is out of its range or of the wrong kind, parameters are
+        integers or booleans, or the gradients do not have the leaves that init saw.
+
+    Examples:
+      >>> import jax, optax
+      >>> import jax.numpy as jnp
+      >>> from adashift_optax import adashift_factored
+      >>> def f(x): return jnp.sum(x ** 2)
+      >>> tx = adashift_factored(learning_rate=0.1)
+      >>> x = jnp.array([[1., 2.], [3., 4.]])
+      >>> state = tx.init(x)
+      >>> for _ in range(4):
+      ...     updates, state = tx.update(jax.grad(f)(x), state)
+      ...     x = optax.apply_updates(x, updates)
+      ...     print(f"{f(x):.2f}")
+
+    References:
+      The factors and :math:`a_t`: Shazeer & Stern, `Adafactor <https://arxiv.org/abs/1804.04235>`_,
+      2018. Scale first, then average: Taniguchi et al., `ADOPT
+      <https://arxiv.org/abs/2411.02853>`_, NeurIPS 2024. The delay: Zhou et al., `AdaShift
+      <https://arxiv.org/abs/1810.00143>`_, ICLR 2019. Nesterov's momentum: Dozat, NAdam, 2016.
+    """
+    decay = [] if _is_zero(weight_decay) else [add_decay(weight_decay, mask)]
+    tx = factored_direction(b1, b2, eps, mu_dtype)
+    return narrowing(optax.chain(tx, *decay, scale_by_rate(learning_rate)))
+
+
+def _is_zero(weight_decay: object) -> bool:
+    return isinstance(weight_decay, (int, float)) and weight_decay == 0
+
+
+def scale_by_rate(learning_rate: optax.ScalarOrSchedule) -> optax.GradientTransformation:
+    """``optax.scale_by_learning_rate``, of a rate that is one finite number."""
+    remedy = "Pass e.g. learning_rate=1e-2."
+    if callable(learning_rate):
+        rates = learning_rate
+        return optax.scale_by_learning_rate(
+            lambda count: _checks.check_scalar("learning_rate", rates(count), remedy)
+        )
+    rate = _checks.check_number("learning_rate", learning_rate, -math.inf, math.inf, remedy, True)
+    return optax.scale_by_learning_rate(rate)
+
+
+def add_decay(weight_decay: optax.ScalarOrSchedule, mask: Mask) -> optax.GradientTransformation:
+    """``optax.add_decayed_weights``, which would broadcast parameters of other shapes."""
+    if not callable(weight_decay):
+        remedy = "Pass e.g. weight_decay=1e-4."
+        weight_decay = _checks.check_number("weight_decay", weight_decay, 0, math.inf, remedy)
+    if isinstance(mask, bool | np.bool_ | jax.Array) and isinstance(weight_decay, jax.Array):
+        raise TypeError(  # optax.inject_hyperparams has called a mask as if it were a schedule
+            "mask must be None, a tree of bools like the parameters or a callable that makes one; "
+            f"got {mask!r}, with a weight_decay that is an array. Under optax.inject_hyperparams "
+            'list a callable mask in static_args: (*STATIC_ARGS, "mask").'
+        )
+    decay = optax.add_decayed_weights(weight_decay)
+
+    def update(
+        updates: optax.Updates, state: optax.OptState, params: optax.Params | None = None
+    ) -> tuple[optax.Updates, optax.OptState]:
+        leaves = jax.tree_util.tree_leaves_with_path(updates)
+        for (path, u), p in zip(leaves, jax.tree.leaves(params), strict=False):
+            if jnp.shape(u) != jnp.shape(p):
+                raise ValueError(
+                    f"params must have the shapes of updates; got {list(jnp.shape(p))} at "
+                    f"{_checks.at(path)} for an update of {list(jnp.shape(u))}. Pass the "
+                    "parameters that the updates are for."
+                )
+        return decay.update(updates, state, params)
+
+    checked = optax.GradientTransformation(decay.init, update)
+    return checked if mask is None else optax.masked(checked, mask)

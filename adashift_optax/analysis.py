@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from adashift_optax import _checks, _tool_checks
+from adashift_optax import _checks
 
 
 def net_update_factors(tx: optax.GradientTransformation, grads: jax.Array) -> jax.Array:
@@ -48,8 +48,8 @@ def net_update_factors(tx: optax.GradientTransformation, grads: jax.Array) -> ja
     References:
       Zhou et al., AdaShift, ICLR 2019, section 3, equation 6.
     """
-    _tool_checks.check_transformation(tx)
-    grads = _tool_checks.recorded("grads", grads, 1)
+    _checks.check_transformation(tx)
+    grads = _recorded("grads", grads, 1)
     params = jnp.zeros_like(grads[0])
     extended = optax.with_extra_args_support(tx)
 
@@ -131,7 +131,7 @@ def correlation(x: jax.Array, y: jax.Array) -> jax.Array:
       >>> print(correlation(x, jnp.array([[1., -1.], [2., -2.], [4., -4.]])))
       [ 1. -1.]
     """
-    x, y = _tool_checks.recorded("x", x, 2), _tool_checks.recorded("y", y, 2)
+    x, y = _recorded("x", x, 2), _recorded("y", y, 2)
     try:
         broadcast = len(x) == len(y) and np.broadcast_shapes(x.shape, y.shape) == x.shape
     except ValueError:
@@ -164,7 +164,7 @@ def lagged_correlation(g: jax.Array, lags: tuple[int, ...]) -> jax.Array:
       >>> print(lagged_correlation(jnp.array([1., -1.] * 8), (1, 2)))
       [-1.  1.]
     """
-    g = _tool_checks.recorded("g", g, 3)
+    g = _recorded("g", g, 3)
     if (
         not isinstance(lags, (tuple, list))
         or not lags
@@ -236,7 +236,21 @@ def second_moments(state: Any, params: Any) -> Any:
 
 def _check_cycle(C: Any, d: Any, **decays: Any) -> None:
     """The constants of a cycle are numbers in range; traced ones pass."""
-    _tool_checks.check_steps("d", d, 1, "Pass e.g. d=101.")
+    _checks.check_steps("d", d, 1, "Pass e.g. d=101.")
     _checks.check_number("C", C, -np.inf, np.inf, "Pass e.g. C=101.0.")
     for name, b in decays.items():
         _checks.check_number(name, b, 0, 1, f"Pass e.g. {name}=0.9.")
+
+
+def _recorded(name: str, x: Any, steps: int) -> jax.Array:
+    """`x` as an array of floats of at least so many steps."""
+    try:
+        x = jnp.asarray(x)
+    except (TypeError, ValueError):
+        x = np.asarray(x, object)
+    if not jnp.issubdtype(x.dtype, jnp.inexact) or not x.ndim or len(x) < steps:
+        raise ValueError(
+            f"{name} must be a float array with time first, of at least {steps} steps; got "
+            f"{x.dtype}{list(x.shape)}. Stack the recorded arrays: jnp.stack(list)."
+        )
+    return x

@@ -12,7 +12,7 @@ import numpy as np
 import optax
 from jax.core import Tracer
 
-from adashift_optax import _checks, _tool_checks
+from adashift_optax import _checks
 
 
 class Problem(NamedTuple):
@@ -109,7 +109,7 @@ def sequential(C1: float = 1010.0, C2: float = 10.0, d: int = 101) -> Problem:
         _checks.check_number(name, slope, -jnp.inf, jnp.inf, f"Pass e.g. {name}=10.0.")
     # In a cycle of one step no t mod d is 1.
     if not isinstance(d, Tracer):
-        _tool_checks.check_steps("d", d, 2, "Pass e.g. d=101.")
+        _checks.check_steps("d", d, 2, "Pass e.g. d=101.")
 
     def loss(x: jax.Array, t: jax.Array, key: jax.Array) -> jax.Array:
         del key
@@ -143,11 +143,11 @@ def trajectory(
     Raises:
       ValueError: `steps` is not a multiple of `every`.
     """
-    _tool_checks.check_transformation(tx)
+    _checks.check_transformation(tx)
     if not all(hasattr(problem, name) for name in Problem._fields):
         raise TypeError(f"problem must be a Problem; got {problem!r}. Pass e.g. sequential().")
-    _tool_checks.check_steps("every", every, 1, "Pass e.g. every=1.")
-    _tool_checks.check_steps("steps", steps, 0, "Pass e.g. steps=1000.")
+    _checks.check_steps("every", every, 1, "Pass e.g. every=1.")
+    _checks.check_steps("steps", steps, 0, "Pass e.g. steps=1000.")
     kind = getattr(key, "dtype", np.dtype(object))
     if not jnp.issubdtype(kind, jax.dtypes.prng_key) and not (kind == jnp.uint32 and key.shape):
         raise TypeError(f"key must be one of jax.random; got {key!r}. Pass jax.random.key(0).")

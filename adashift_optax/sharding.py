@@ -1,4 +1,4 @@
-"""Where the state of an optimizer belongs on a mesh."""
+"""Where the state of an optimizer belongs on a mesh, and how large it is."""
 
 from typing import Any
 
@@ -6,7 +6,7 @@ import jax
 import optax
 from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 
-from adashift_optax._tool_checks import check_arrays, check_transformation
+from adashift_optax._checks import check_arrays, check_transformation
 
 
 def opt_state_shardings(tx: optax.GradientTransformation, params: optax.Params) -> Any:
@@ -65,3 +65,31 @@ def opt_state_shardings(tx: optax.GradientTransformation, params: optax.Params) 
 
 def _on(mesh: Mesh | AbstractMesh, sharding: Any) -> NamedSharding:
     return NamedSharding(mesh, sharding.spec if sharding is not None else PartitionSpec())
+
+
+def state_bytes(tx: optax.GradientTransformation, params: optax.Params) -> int:
+    """Bytes of the state that ``tx.init(params)`` would allocate, over all devices together once.
+
+    Args:
+      tx: any Optax transformation.
+      params: a tree of arrays or of ``jax.ShapeDtypeStruct``.
+
+    Returns:
+      The sum of the sizes of all arrays of the state, in bytes. Nothing is allocated.
+
+    Examples:
+      >>> import jax, optax
+      >>> import jax.numpy as jnp
+      >>> from adashift_optax import adashift, adashift_factored, state_bytes
+      >>> params = {"w": jax.ShapeDtypeStruct((1000, 1000), jnp.float32)}
+      >>> state_bytes(optax.adam(1e-3), params)
+      8000004
+      >>> state_bytes(adashift(1e-2), params)
+      48000056
+      >>> state_bytes(adashift_factored(1e-3), params)
+      4008008
+    """
+    check_transformation(tx)
+    check_arrays(params, or_numbers=True)
+    state: Any = jax.eval_shape(tx.init, params)
+    return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state))

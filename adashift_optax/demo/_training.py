@@ -12,7 +12,7 @@ import numpy as np
 import optax
 from flax import nnx
 
-from adashift_optax import adashift
+from adashift_optax import adashift, adashift_factored
 from adashift_optax.demo._data import Dataset, Examples
 from adashift_optax.demo._network import Network
 from adashift_optax.demo._report import Report
@@ -20,7 +20,7 @@ from adashift_optax.demo._report import Report
 
 def half_of_adams_memory(rate: Any) -> optax.GradientTransformation:
     """Return the recommended setting, whose state is half as large as Adam's."""
-    return adashift(rate, n=1, b1=0.5, phi="factored", window="ema", clip_value=10.0)
+    return adashift_factored(rate)
 
 
 class Optimizer(NamedTuple):
