@@ -1,7 +1,6 @@
 """Algorithm 1 of AdaShift (Zhou et al., ICLR 2019) as an Optax gradient transformation."""
 
-import functools
-import math
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -11,19 +10,9 @@ import optax
 from jax.typing import ArrayLike, DTypeLike
 
 from adashift_optax import _blocks, _checks, _ring
+from adashift_optax import _numbers as num
 from adashift_optax._blocks import BlockAxes, Phi
-from adashift_optax._boxes import checker, flat, leaves_of, like, map_leaves
-from adashift_optax._numbers import (
-    accumulator_dtype,
-    inverse_root,
-    joined,
-    narrowing,
-    one_minus,
-    one_minus_power,
-    times,
-    widened,
-    widest,
-)
+from adashift_optax._boxes import Arrays, Paths, leaf_by_leaf, map_leaves
 from adashift_optax._xla import apart_on_cpu, zeros_like
 
 # The defaults of every public function, in this one place: the paper's.
@@ -55,7 +44,7 @@ class ScaleByAdashiftState(NamedTuple):
         gradient that leaves ``queue`` is squared then.
     """
 
-    count: Any
+    count: Any  # an array, as all; a tuple has a method of this name
     slot: jax.Array
     mu: Any
     nu: Any
@@ -87,87 +76,98 @@ def scale_by_adashift(
     Returns:
       An ``optax.GradientTransformationExtraArgs`` whose state is a :class:`ScaleByAdashiftState`.
     """
-    return narrowing(direction(b1, b2, eps, n, phi, block_axes, queue_dtype))
+    return num.narrowing(direction(b1, b2, eps, n, phi, block_axes, queue_dtype))
+
+
+class Rule(NamedTuple):
+    """The arguments of :func:`scale_by_adashift`, checked."""
+
+    b1: ArrayLike
+    b2: ArrayLike
+    eps: ArrayLike
+    n: int
+    phi: Phi
+    block_axes: BlockAxes
+    queue_dtype: np.dtype | None
+
+    @property
+    def averages(self) -> bool:
+        """Whether m_t is more than g_t: unless n = 1, or b1 = 0 is known before jit."""
+        return self.n > 1 and not (isinstance(self.b1, float) and self.b1 == 0)
+
+    @property
+    def has_queue(self) -> bool:
+        """Whether gradients that leave the queue are needed."""
+        return self.averages or self.phi == "none"
 
 
 def direction(
-    b1: ArrayLike,
-    b2: ArrayLike,
-    eps: ArrayLike,
-    n: int | None,
-    phi: Phi,
-    block_axes: BlockAxes,
-    queue_dtype: DTypeLike | None,
+    b1: Any, b2: Any, eps: Any, n: Any, phi: Any, block_axes: Any, queue_dtype: Any
 ) -> optax.GradientTransformationExtraArgs:
     """:func:`scale_by_adashift`, whose updates are float32 or wider."""
-    n = _checks.check_n(N if n is None else n)
-    b1, b2, eps = _checks.check_moments(b1, b2, eps)
-    _checks.check_phi(phi)
-    block_axes = _blocks.check_block_axes(block_axes)
-    dtype = _checks.check_bfloat16("queue_dtype", queue_dtype)
-    averages = n > 1 and not (isinstance(b1, float) and b1 == 0)  # otherwise m_t = g_t
-    has_queue = averages or phi == "none"
-
-    def init(params: optax.Params) -> ScaleByAdashiftState:
-        _checks.check_params(params, queue_dtype=dtype if has_queue else None)
-        nu = _blocks.init_cells(params, phi, block_axes)
-        zeros = functools.partial(map_leaves, lambda p: zeros_like(p, accumulator_dtype(p)))
-        return ScaleByAdashiftState(
-            count=jnp.zeros([], jnp.int32),
-            slot=jnp.zeros([], jnp.int32),
-            mu=zeros(params) if averages else None,
-            nu=nu,
-            queue=_ring.rings(params, n, dtype) if has_queue else None,
-            nu_queue=None if phi == "none" else _ring.rings(nu, n),
-        )
-
-    check = checker(init)
-
-    def update(
-        updates: optax.Updates,
-        state: optax.OptState,
-        params: optax.Params | None = None,
-        **extra_args: object,
-    ) -> tuple[optax.Updates, ScaleByAdashiftState]:
-        del params, extra_args
-        known = _checks.check_state(state, ScaleByAdashiftState)
-        check(updates, known)
-        old, (g, paths) = flat(known), leaves_of(updates)
-        if not g:
-            return updates, known
-        t, slot = optax.safe_increment(old.count), old.slot
-        statistic = functools.partial(
-            _blocks.squares, paths=paths, like=old.nu, phi=phi, block_axes=block_axes
-        )
-
-        # The queue takes g_t in and gives g_{t-n} out.
-        queue, g_in, g_out = _ring.push(old.queue, g, slot, n) if has_queue else (None, g, g)
-
-        # m_t = sum_{i<n} b1^i g_{t-i} / sum_{i<n} b1^i
-        mu = slid(old.mu, g_in, g_out, b1, n) if averages else None
-        m = [widened(x) for x in g] if mu is None else mu
-
-        # v_t = b2 v_{t-1} + (1 - b2) phi(g_{t-n}^2)
-        x = statistic(g_out) if phi == "none" else _ring.read(old.nu_queue, slot, n)
-        nu = [joined(v, x, one_minus(b2, v.dtype)) for v, x in zip(old.nu, x, strict=True)]
-        nu_queue = old.nu_queue
-        if phi != "none":
-            nu_queue = _ring.write(nu_queue, statistic(apart_on_cpu(g)), slot)
-
-        # vhat_t = v_t / (1 - b2^(t-n)),   u_t = m_t / (sqrt(vhat_t) + eps)
-        to_vhat = 1 / one_minus_power(b2, t - n, widest(v.dtype for v in nu))
-        scales = [inverse_root(v * to_vhat.astype(v.dtype), eps) for v in nu]
-        scales = _blocks.spread(scales, len(m), phi, block_axes)
-        u = [times(m, scale) for m, scale in zip(m, scales, strict=True)]
-        new = ScaleByAdashiftState(t, _ring.after(slot, n), mu, nu, queue, nu_queue)
-        return like(updates, u), like(known, new)
-
-    return optax.GradientTransformationExtraArgs(init, update)
+    rule = Rule(
+        *_checks.check_moments(b1, b2, eps),
+        _checks.check_n(N if n is None else n),
+        _checks.check_phi(phi),
+        _blocks.check_block_axes(block_axes),
+        _checks.check_bfloat16("queue_dtype", queue_dtype),
+    )
+    return leaf_by_leaf(ScaleByAdashiftState, partial(init, rule), partial(update, rule))
 
 
-def slid(
-    mu: list[jax.Array], g: list[jax.Array], old: list[jax.Array], b1: ArrayLike, n: int
-) -> list[jax.Array]:
+def init(rule: Rule, params: optax.Params) -> ScaleByAdashiftState:
+    """The state before the first update."""
+    _checks.check_no_names(params)
+    _checks.check_inexact(
+        "params", params, "queue_dtype" * bool(rule.queue_dtype and rule.has_queue)
+    )
+    nu = _blocks.init_cells(params, rule.phi, rule.block_axes)
+    zeros = partial(map_leaves, lambda p: zeros_like(p, num.accumulator_dtype(p)))
+    return ScaleByAdashiftState(
+        count=jnp.zeros([], jnp.int32),
+        slot=jnp.zeros([], jnp.int32),
+        mu=zeros(params) if rule.averages else None,
+        nu=nu,
+        queue=_ring.rings(params, rule.n, rule.queue_dtype) if rule.has_queue else None,
+        nu_queue=None if rule.phi == "none" else _ring.rings(nu, rule.n),
+    )
+
+
+def update(
+    rule: Rule, g: Arrays, paths: Paths, old: ScaleByAdashiftState
+) -> tuple[Arrays, ScaleByAdashiftState]:
+    """u_t and the next state, all trees as lists of leaves."""
+    b1, b2, eps, n, phi, block_axes, _ = rule
+    t, slot = optax.safe_increment(old.count), old.slot
+    statistic = partial(_blocks.squares, paths=paths, like=old.nu, phi=phi, block_axes=block_axes)
+
+    # The queue takes in g_t and gives out g_{t-n}.
+    queue, g_in, g_out = old.queue, g, g
+    if rule.has_queue:
+        queue, g_in, g_out = _ring.push(old.queue, g, slot, n)
+
+    # m_t = sum_{i<n} b1^i g_{t-i} / sum_{i<n} b1^i
+    mu = windowed(old.mu, g_in, g_out, b1, n) if rule.averages else None
+    m = [num.widened(x) for x in g] if mu is None else mu
+
+    # v_t = b2 v_{t-1} + (1 - b2) phi(g_{t-n}^2)
+    nu_queue = old.nu_queue
+    if phi == "none":
+        x = statistic(g_out)
+    else:
+        x = _ring.read(nu_queue, slot, n)
+        nu_queue = _ring.write(nu_queue, statistic(apart_on_cpu(g)), slot)
+    nu = [num.joined(v, x, num.one_minus(b2, v.dtype)) for v, x in zip(old.nu, x, strict=True)]
+
+    # vhat_t = v_t / (1 - b2^(t-n)),   u_t = m_t / (sqrt(vhat_t) + eps)
+    to_vhat = 1 / num.one_minus_power(b2, t - n, num.widest(v.dtype for v in nu))
+    scales = [num.inverse_root(v * to_vhat.astype(v.dtype), eps) for v in nu]
+    scales = _blocks.spread(scales, len(m), phi, block_axes)
+    u = [num.times(m, scale) for m, scale in zip(m, scales, strict=True)]
+    return u, ScaleByAdashiftState(t, _ring.after(slot, n), mu, nu, queue, nu_queue)
+
+
+def windowed(mu: Arrays, g: Arrays, old: Arrays, b1: ArrayLike, n: int) -> Arrays:
     """m_t by its recurrence, whose rounding errors shrink by b1 at every step."""
     weights = {m.dtype: _weights(b1, n, m.dtype) for m in mu}
 

@@ -14,7 +14,7 @@ from adashift_optax import _checks
 from adashift_optax._adashift import B1, B2, EPS, PHI, direction
 from adashift_optax._blocks import BlockAxes, Phi
 from adashift_optax._factored import factored_direction
-from adashift_optax._numbers import narrowing
+from adashift_optax._numbers import Updated, narrowing
 
 Mask = Any | Callable[[optax.Params], Any] | None
 
@@ -255,13 +255,8 @@ def adashift_factored(
       <https://arxiv.org/abs/2411.02853>`_, NeurIPS 2024. The delay: Zhou et al., `AdaShift
       <https://arxiv.org/abs/1810.00143>`_, ICLR 2019. Nesterov's momentum: Dozat, NAdam, 2016.
     """
-    decay = [] if _is_zero(weight_decay) else [add_decay(weight_decay, mask)]
     tx = factored_direction(b1, b2, eps, mu_dtype)
-    return narrowing(optax.chain(tx, *decay, scale_by_rate(learning_rate)))
-
-
-def _is_zero(weight_decay: object) -> bool:
-    return isinstance(weight_decay, (int, float)) and weight_decay == 0
+    return narrowing(optax.chain(tx, add_decay(weight_decay, mask), scale_by_rate(learning_rate)))
 
 
 def scale_by_rate(learning_rate: optax.ScalarOrSchedule) -> optax.GradientTransformation:
@@ -287,11 +282,11 @@ def add_decay(weight_decay: optax.ScalarOrSchedule, mask: Mask) -> optax.Gradien
             f"got {mask!r}, with a weight_decay that is an array. Under optax.inject_hyperparams "
             'list a callable mask in static_args: (*STATIC_ARGS, "mask").'
         )
+    if isinstance(weight_decay, float) and weight_decay == 0:
+        return optax.identity()
     decay = optax.add_decayed_weights(weight_decay)
 
-    def update(
-        updates: optax.Updates, state: optax.OptState, params: optax.Params | None = None
-    ) -> tuple[optax.Updates, optax.OptState]:
+    def update(updates: optax.Updates, state: optax.OptState, params: Any = None) -> Updated:
         leaves = jax.tree_util.tree_leaves_with_path(updates)
         for (path, u), p in zip(leaves, jax.tree.leaves(params), strict=False):
             if jnp.shape(u) != jnp.shape(p):

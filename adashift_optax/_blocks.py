@@ -112,14 +112,15 @@ def check_block_axes(block_axes: Any) -> Any:
     """`block_axes`, None, a tuple of ints or a callable."""
     if block_axes is None or callable(block_axes):
         return block_axes
-    if not isinstance(block_axes, (tuple, list)) or not all(
-        isinstance(a, numbers.Integral) and not isinstance(a, bool) for a in block_axes
-    ):
-        raise TypeError(
-            "block_axes must be None, a tuple of ints or a callable (path, leaf) -> tuple | None; "
-            f"got {block_axes!r}. Pass e.g. block_axes=(-2, -1)."
-        )
-    return tuple(block_axes)
+    if isinstance(block_axes, (tuple, list)) and all(map(_is_axis, block_axes)):
+        return tuple(block_axes)
+    rule = "None, a tuple of ints or a callable (path, leaf) -> tuple | None"
+    remedy = "Pass e.g. block_axes=(-2, -1)."
+    _checks.refuse(TypeError, "block_axes", rule, repr(block_axes), remedy)
+
+
+def _is_axis(a: object) -> bool:
+    return isinstance(a, numbers.Integral) and not isinstance(a, bool)
 
 
 def _axes(block_axes: BlockAxes, path: KeyPath, leaf: jax.Array) -> tuple[int, ...]:
@@ -129,11 +130,9 @@ def _axes(block_axes: BlockAxes, path: KeyPath, leaf: jax.Array) -> tuple[int, .
         axes = axes(path, jax.ShapeDtypeStruct(jnp.shape(leaf), jnp.result_type(leaf)))
     if axes is None:
         return tuple(range(ndim))
-    axes = tuple(check_block_axes(axes))
+    axes = check_block_axes(axes)
     if any(not -ndim <= a < ndim for a in axes) or len({a % ndim for a in axes}) < len(axes):
-        raise ValueError(
-            f"block_axes must name different axes of each leaf; got {tuple(axes)} for the leaf "
-            f"{_checks.at(path)} of rank {ndim}. Pass a callable (path, leaf) -> tuple | None to "
-            "choose axes leaf by leaf."
-        )
+        got = f"{axes} for the leaf {_checks.at(path)} of rank {ndim}"
+        remedy = "Pass a callable (path, leaf) -> tuple | None to choose axes leaf by leaf."
+        _checks.refuse(ValueError, "block_axes", "different axes of each leaf", got, remedy)
     return tuple(sorted(a % ndim for a in axes))

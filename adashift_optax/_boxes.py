@@ -7,26 +7,31 @@ Flax. A box may hold any tree: one array, none (``optax.MaskedNode``) or several
 """
 
 import dataclasses
-import functools
-import itertools
 from collections.abc import Callable
+from functools import partial
+from itertools import zip_longest
 from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 from jax.tree_util import KeyPath
 from optax import OptState, Params, Updates
 
-from adashift_optax._checks import at, check_inexact, dtype_of
+from adashift_optax._checks import at, check_inexact, check_state, dtype_of
+from adashift_optax._numbers import Updated
 
 Tree = TypeVar("Tree")
 State = TypeVar("State", bound=NamedTuple)
+Arrays = list[jax.Array]
 Paths = list[KeyPath]
-Kinds = tuple[tuple[tuple[int, ...], np.dtype], ...]
 
-# Fields of a state that are no trees.
-_COUNTERS = ("count", "slot")
+# Whether gradients, parameters and state are 64 bits wide is free.
+_NARROWER = {
+    jnp.dtype("float64"): jnp.dtype("float32"),
+    jnp.dtype("complex128"): jnp.dtype("complex64"),
+}
 # Metadata of nnx.Variable that name the axes; the second overrides the first in nnx.Optimizer.
 _NAMES = ("out_sharding", "optimizer_sharding", "sharding_names", "sharding")
 
@@ -97,93 +102,69 @@ def _rename(names: Any, old: Any, new: Params) -> Any:
     return (*(None,) * lead, *kept)
 
 
-def leaves_of(updates: Updates) -> tuple[list[jax.Array], Paths]:
-    """The leaves of `updates`, and where each is, without boxes."""
-    leaves = jax.tree_util.tree_leaves_with_path(unboxed(updates))
-    return [leaf for _, leaf in leaves], [path for path, _ in leaves]
+def leaf_by_leaf(
+    of: type[State],
+    init: Callable[[Params], State],
+    step: Callable[[Arrays, Paths, State], tuple[Arrays, State]],
+) -> optax.GradientTransformationExtraArgs:
+    """The transformation of `step`, which gets gradients, their paths and a state as flat lists.
 
-
-def flat(state: State) -> State:
-    """`state` with a list of leaves in the place of each tree; None stays None.
-
-    So boxes and containers of the state need not be those of the updates.
+    So boxes and containers of gradients, parameters and state need not be the same.
     """
-    trees = ((k, x) for k, x in state._asdict().items() if x is not None and k not in _COUNTERS)
-    return state._replace(**{name: jax.tree.leaves(tree) for name, tree in trees})
+
+    def flat(name: str, tree: Any) -> Any:
+        return tree if tree is None or name in ("count", "slot") else jax.tree.leaves(tree)
+
+    def like(tree: Tree, other: Any) -> Tree:
+        return jax.tree.unflatten(jax.tree.structure(tree), jax.tree.leaves(other))
+
+    def update(updates: Updates, state: OptState, params: Any = None, **extra: Any) -> Updated:
+        known = check_state(state, of)
+        check_together(updates, known, init)
+        leaves = jax.tree_util.tree_leaves_with_path(unboxed(updates))
+        if not leaves:
+            return updates, known
+        old = known._replace(**{name: flat(name, x) for name, x in known._asdict().items()})
+        u, new = step([x for _, x in leaves], [path for path, _ in leaves], old)
+        return like(updates, u), like(known, new)
+
+    return optax.GradientTransformationExtraArgs(lambda params: init(params), update)
 
 
-def like(tree: Tree, other: Any) -> Tree:
-    """The leaves of `other` in the containers and boxes of `tree`."""
-    return jax.tree.unflatten(jax.tree.structure(tree), jax.tree.leaves(other))
+def check_together(updates: Updates, state: OptState, init: Callable[[Params], Any]) -> None:
+    """Updates and a state belong together: `init` would make such a state of such parameters.
 
-
-def checker(init: Callable[[Params], OptState]) -> Callable[[Updates, OptState], None]:
-    """A check that updates and a state belong together: that `init` would make such a state.
-
-    It looks at names, shapes and kinds of numbers, and remembers what it has seen as long as the
-    optimizer lives, so that steps without jit only look that up. It keeps no array.
+    Names, shapes and kinds of numbers are compared, all of them known before jit. Nothing is kept.
 
     Raises:
       ValueError, TypeError: they do not.
     """
+    check_inexact("updates", unboxed(updates))
 
-    @functools.lru_cache(maxsize=16)
-    def check(tree: Any, kinds: Kinds, state_tree: Any, state_kinds: Kinds) -> None:
-        check_inexact("updates", unboxed(tree.unflatten(dtype for _, dtype in kinds)))
-        updates, state = (
-            unboxed(t.unflatten(jax.ShapeDtypeStruct(*kind) for kind in k))
-            for t, k in ((tree, kinds), (state_tree, state_kinds))
-        )
-        # In the width of the parameters, which updates need not have: the state tells it.
-        wide = any(dtype in (jnp.float64, jnp.complex128) for _, dtype in state_kinds)
-        dtypes = (jnp.float64, jnp.complex128) if wide else (jnp.float32, jnp.complex64)
+    def parameter(x: Any) -> jax.ShapeDtypeStruct:
+        is_complex = jnp.issubdtype(dtype_of(x), jnp.complexfloating)
+        return jax.ShapeDtypeStruct(np.shape(x), jnp.complex64 if is_complex else jnp.float32)
 
-        def parameter(x: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
-            is_complex = jnp.issubdtype(x.dtype, jnp.complexfloating)
-            return jax.ShapeDtypeStruct(x.shape, dtypes[is_complex])
+    def named(tree: Any) -> list[tuple[Any, str]]:
+        """For each leaf what must be the same, and words for it."""
+        leaves = jax.tree_util.tree_leaves_with_path(unboxed(tree))
+        return [
+            (
+                (name_of(path), np.shape(x), _NARROWER.get(dtype_of(x), dtype_of(x))),
+                f"{dtype_of(x)}{list(np.shape(x))} at {at(path)}",
+            )
+            for path, x in leaves
+        ]
 
-        expected = jax.eval_shape(init, jax.tree.map(parameter, updates))
-        flatten = jax.tree_util.tree_leaves_with_path
-        for old, new in itertools.zip_longest(flatten(state), flatten(expected)):
-            if not _alike(old, new):
-                raise ValueError(
-                    "state and updates must belong together; got a state with "
-                    f"{_describe(old)}, where init makes {_describe(new)} for these updates. Pass "
-                    "gradients of the parameters that init saw, and the state of an optimizer "
-                    "with the same arguments; or call init again. Gradients of real parameters "
-                    "must be real (jnp.real), of complex ones complex (x.astype)."
-                )
-
-    def check_trees(updates: Updates, state: OptState) -> None:
-        (leaves, tree), (kept, kept_tree) = jax.tree.flatten(updates), jax.tree.flatten(state)
-        check(tree, _kinds(leaves), kept_tree, _kinds(kept))
-
-    return check_trees
-
-
-def _kinds(leaves: list[Any]) -> Kinds:
-    return tuple((np.shape(x), dtype_of(x)) for x in leaves)
-
-
-def _alike(old: Any, new: Any) -> bool:
-    """Whether name and shape are the same, and the dtype of one kind, at least 32 bits wide.
-
-    A configured narrow dtype must match exactly.
-    """
-    if old is None or new is None:
-        return False
-    (old_path, x), (new_path, y) = old, new
-    name = functools.partial(jax.tree_util.keystr, simple=True, separator="/")
-    if x.shape != y.shape or (old_path != new_path and name(old_path) != name(new_path)):
-        return False
-    if not jnp.issubdtype(y.dtype, jnp.inexact) or y.dtype.itemsize < 4:
-        return x.dtype == y.dtype
-    kind = jnp.complexfloating if jnp.issubdtype(y.dtype, jnp.complexfloating) else jnp.floating
-    return jnp.issubdtype(x.dtype, kind) and x.dtype.itemsize >= 4
-
-
-def _describe(leaf: Any) -> str:
-    if leaf is None:
-        return "nothing more"
-    path, x = leaf
-    return f"{x.dtype}{list(x.shape)} at {at(path)}"
+    name_of = partial(jax.tree_util.keystr, simple=True, separator="/")
+    expected = jax.eval_shape(init, jax.tree.map(parameter, updates))
+    for old, new in zip_longest(named(state), named(expected)):
+        if old is None or new is None or old[0] != new[0]:
+            found, wanted = (x[1] if x else "nothing more" for x in (old, new))
+            raise ValueError(
+                f"state and updates must belong together; got a state with {found}, where init "
+                f"makes {wanted} for these updates. Pass gradients of the parameters that init "
+                "saw, and the state of an optimizer with the same arguments; or call init again. "
+                "Gradients of real parameters must be real (jnp.real), of complex ones complex "
+                "(x.astype)."
+            )

@@ -6,7 +6,7 @@ with a message that can be understood, is not checked here.
 
 import math
 import numbers
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -18,17 +18,21 @@ from jax.typing import ArrayLike
 State = TypeVar("State")
 
 STATIC_ARGS: tuple[str, ...] = ("n", "phi", "block_axes", "queue_dtype")
-"""The arguments of `adashift` that `optax.inject_hyperparams` must leave alone: its `static_args`."""
+"""What `optax.inject_hyperparams` must leave alone in `adashift`: its `static_args`."""
+
+
+def refuse(error: type[Exception], name: str, rule: str, got: object, remedy: str) -> NoReturn:
+    """Raise an error in the words that all messages have."""
+    raise error(f"{name} must be {rule}; got {got}. {remedy}")
 
 
 def check_n(n: Any) -> int:
     """`n` as a Python int >= 1."""
-    if isinstance(n, bool) or not isinstance(n, (int, np.integer)) or not 1 <= n < 2**31 - 1:
-        raise ValueError(
-            f"n must be a Python int >= 1 (steps of delay); got {n!r}. Pass e.g. n=10; under "
-            'optax.inject_hyperparams list "n" in static_args, as adashift_optax.STATIC_ARGS does.'
-        )
-    return int(n)
+    if isinstance(n, (int, np.integer)) and not isinstance(n, bool) and 1 <= n < 2**31 - 1:
+        return int(n)
+    remedy = 'Pass e.g. n=10; under optax.inject_hyperparams list "n" in static_args, as '
+    remedy += "adashift_optax.STATIC_ARGS does."
+    refuse(ValueError, "n", "a Python int >= 1 (steps of delay)", repr(n), remedy)
 
 
 def check_moments(b1: Any, b2: Any, eps: Any) -> tuple[Any, Any, Any]:
@@ -50,12 +54,11 @@ def check_number(
     dtype, array = dtype_of(value), isinstance(value, (jax.Array, np.ndarray))
     whole = jnp.issubdtype(dtype, jnp.integer)
     if np.shape(value) or not (whole or jnp.issubdtype(dtype, jnp.floating)):
-        raise TypeError(f"{name} must be a real scalar; got {value!r}. {remedy}")
+        refuse(TypeError, name, "a real scalar", repr(value), remedy)
     if array and not narrow and dtype in (jnp.bfloat16, jnp.float16):
-        raise ValueError(
-            f"{name} must be float32 or wider; got {dtype}, which rounds 0.999 to 1 or 1e-10 to 0. "
-            "Under optax.inject_hyperparams pass hyperparam_dtype=jnp.float32."
-        )
+        got = f"{dtype}, which rounds 0.999 to 1 or 1e-10 to 0"
+        remedy = "Under optax.inject_hyperparams pass hyperparam_dtype=jnp.float32."
+        refuse(ValueError, name, "float32 or wider", got, remedy)
     if isinstance(value, Tracer):
         return value.astype(float) if whole else value  # inject_hyperparams makes ints of b1=0
     with np.errstate(over="ignore", under="ignore"):
@@ -63,7 +66,7 @@ def check_number(
     if not low <= float(value) < high or not np.isfinite(rounded):
         rule = f"in [{low:g}, {high:g})" if math.isfinite(high) else "finite"
         rule += f" and >= {low:g}" if math.isinf(high) and math.isfinite(low) else ""
-        raise ValueError(f"{name} must be {rule}; got {value!r}. {remedy}")
+        refuse(ValueError, name, rule, repr(value), remedy)
     return jnp.asarray(value, float if whole else None) if array else float(value)
 
 
@@ -71,26 +74,25 @@ def check_scalar(name: str, value: Any, remedy: str) -> Any:
     """`value`, which a schedule has given, is one real number."""
     real = isinstance(value, (jax.Array, np.ndarray, np.number, int, float))
     if not real or isinstance(value, bool) or jnp.shape(value) or jnp.iscomplexobj(value):
-        raise TypeError(f"{name} must be a real scalar; got {value!r}. {remedy}")
+        refuse(TypeError, name, "a real scalar", repr(value), remedy)
     return value
 
 
-def check_phi(phi: Any) -> None:
-    """`phi` has a known name, or is a callable."""
+def check_phi(phi: Any) -> Any:
+    """`phi`, a known name or a callable."""
     if not callable(phi) and phi not in ("max", "mean", "none"):
-        raise ValueError(
-            f"phi must be 'max', 'mean', 'none' or a callable; got {phi!r}. Pass phi='max'."
-        )
+        rule = "'max', 'mean', 'none' or a callable"
+        refuse(ValueError, "phi", rule, repr(phi), "Pass phi='max'.")
+    return phi
 
 
 def check_phi_value(x: ArrayLike) -> jax.Array:
     """The value of a callable phi, a real scalar."""
     x = jnp.asarray(x)
     if x.ndim or not jnp.issubdtype(x.dtype, jnp.floating):
-        raise ValueError(
-            "phi must map the squared gradients of one block to one real scalar; got shape "
-            f"{x.shape}, dtype {x.dtype}. Reduce over all axes, e.g. phi=jnp.median."
-        )
+        rule = "a function from the squared gradients of one block to one real scalar"
+        remedy = "Reduce over all axes, e.g. phi=jnp.median."
+        refuse(ValueError, "phi", rule, f"shape {x.shape}, dtype {x.dtype}", remedy)
     return x
 
 
@@ -100,12 +102,10 @@ def check_bfloat16(name: str, dtype: Any) -> np.dtype | None:
         found = None if dtype is None else jnp.dtype(dtype)
     except TypeError:
         found = dtype
-    if found is None or found == jnp.bfloat16:
-        return found
-    raise ValueError(
-        f"{name} must be None or bfloat16; got {dtype!r}. Pass {name}=jnp.bfloat16, or None for "
-        "float32 or wider."
-    )
+    if found is not None and found != jnp.bfloat16:
+        remedy = f"Pass {name}=jnp.bfloat16, or None for float32 or wider."
+        refuse(ValueError, name, "None or bfloat16", repr(dtype), remedy)
+    return found
 
 
 def dtype_of(x: Any) -> np.dtype:
@@ -113,29 +113,17 @@ def dtype_of(x: Any) -> np.dtype:
     return getattr(x, "dtype", None) or np.result_type(type(x))
 
 
-def check_inexact(name: str, dtypes: Any) -> None:
-    """Every leaf of a tree of dtypes is float or complex, of a width that JAX knows."""
-    for path, dtype in jax.tree_util.tree_leaves_with_path(dtypes):
+def check_inexact(name: str, tree: Any, narrow: str = "") -> None:
+    """Every leaf is float or complex, of a width that JAX knows; with `narrow` set, real."""
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+        dtype = dtype_of(leaf)
         if not jnp.issubdtype(dtype, jnp.inexact) or dtype in (np.longdouble, np.clongdouble):
             dtype = "float0" if dtype == jax.dtypes.float0 else dtype
-            raise TypeError(
-                f"{name} must be float or complex; got dtype {dtype} at {at(path)}. "
-                "Keep such leaves out with optax.masked or optax.partition."
-            )
-
-
-def check_params(params: Any, **narrow: np.dtype | None) -> None:
-    """Every leaf is a float array or, if all dtypes in `narrow` are None, a complex one."""
-    check_no_names(params)
-    dtypes = jax.tree.map(dtype_of, params)
-    check_inexact("params", dtypes)
-    for path, dtype in jax.tree_util.tree_leaves_with_path(dtypes):
-        for name, given in narrow.items():
-            if given is not None and jnp.issubdtype(dtype, jnp.complexfloating):
-                raise TypeError(
-                    f"{name} must be None for complex parameters; got {str(given)!r} for the "
-                    f"{dtype} leaf at {at(path)}. Leave {name} out."
-                )
+            remedy = "Keep such leaves out with optax.masked or optax.partition."
+            refuse(TypeError, name, "float or complex", f"dtype {dtype} at {at(path)}", remedy)
+        if narrow and jnp.issubdtype(dtype, jnp.complexfloating):
+            got = f"bfloat16 for the {dtype} leaf at {at(path)}"
+            refuse(TypeError, narrow, "None for complex parameters", got, f"Leave {narrow} out.")
 
 
 def check_no_names(params: Any) -> None:
@@ -146,49 +134,35 @@ def check_no_names(params: Any) -> None:
 
     for path, x in jax.tree_util.tree_leaves_with_path(params, is_leaf=is_named):
         if is_named(x):
-            raise TypeError(
-                "params must not be named arrays, because arrays of the state have other axes; "
-                f"got {type(x).__name__} at {at(path)}. Pass the plain arrays, e.g. x.array."
-            )
+            rule = "plain arrays, because arrays of the state have other axes"
+            got = f"the named array {type(x).__name__} at {at(path)}"
+            refuse(TypeError, "params", rule, got, "Pass what it holds, e.g. x.array.")
 
 
 def check_state(state: object, of: type[State]) -> State:
     """`state`, which is one `of` this library."""
     if not isinstance(state, of):
-        raise TypeError(
-            f"state must be the {of.__name__} that init or the last update returned; got "
-            f"{type(state).__name__}. Keep one state per optimizer; if it comes from a checkpoint, "
-            "restore it into the target tx.init(params)."
-        )
+        rule = f"the {of.__name__} that init or the last update returned"
+        remedy = "Keep one state per optimizer; if it comes from a checkpoint, restore it into the "
+        remedy += "target tx.init(params)."
+        refuse(TypeError, "state", rule, type(state).__name__, remedy)
     return state
 
 
 def check_transformation(tx: Any) -> None:
     """`tx` is one of Optax's."""
     if not (callable(getattr(tx, "init", None)) and callable(getattr(tx, "update", None))):
-        raise TypeError(
-            f"tx must be an optax.GradientTransformation; got {tx!r}. Pass e.g. adashift(1e-2)."
-        )
+        remedy = "Pass e.g. adashift(1e-2)."
+        refuse(TypeError, "tx", "an optax.GradientTransformation", repr(tx), remedy)
 
 
 def check_arrays(params: Any, or_numbers: bool = False) -> None:
     """Every leaf has a shape and a dtype, or is a number."""
-    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
-        if (hasattr(leaf, "shape") and hasattr(leaf, "dtype")) or (
-            or_numbers and isinstance(leaf, numbers.Number)
-        ):
-            continue
-        raise TypeError(
-            f"params must be arrays or jax.ShapeDtypeStruct; got {leaf!r} at {at(path)}. "
-            "Convert numbers by jnp.asarray."
-        )
-
-
-def check_steps(name: str, value: Any, least: int, remedy: str) -> None:
-    """`value` is a number of steps that an int32 can count."""
-    whole = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
-    if not whole or not least <= value < 2**31:
-        raise ValueError(f"{name} must be an int in [{least}, 2**31); got {value!r}. {remedy}")
+    for path, x in jax.tree_util.tree_leaves_with_path(params):
+        is_array = hasattr(x, "shape") and hasattr(x, "dtype")
+        if not is_array and not (or_numbers and isinstance(x, numbers.Number)):
+            rule, remedy = "arrays or jax.ShapeDtypeStruct", "Convert numbers by jnp.asarray."
+            refuse(TypeError, "params", rule, f"{x!r} at {at(path)}", remedy)
 
 
 def at(path: KeyPath) -> str:

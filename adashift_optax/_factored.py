@@ -6,27 +6,15 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax.typing import ArrayLike, DTypeLike
 
 from adashift_optax import _checks
+from adashift_optax import _numbers as num
 from adashift_optax._adashift import B1, B2, EPS
-from adashift_optax._boxes import checker, flat, leaves_of, like, map_leaves, map_to_others
-from adashift_optax._numbers import (
-    accumulator_dtype,
-    decayed,
-    inlined,
-    inverse_root,
-    joined,
-    mean,
-    narrowing,
-    one_minus,
-    one_minus_power,
-    squared,
-    times,
-    widened,
-)
-from adashift_optax._xla import apart_on_cpu, zeros_like
+from adashift_optax._boxes import Arrays, Paths, leaf_by_leaf, map_leaves, map_to_others
+from adashift_optax._xla import apart_on_cpu, readers, zeros_like
 
 
 class ScaleByAdashiftFactoredState(NamedTuple):
@@ -46,7 +34,7 @@ class ScaleByAdashiftFactoredState(NamedTuple):
         ``rows``, but where rows are sharded, that is an all-reduce.
     """
 
-    count: Any
+    count: Any  # an array, as all; a tuple has a method of this name
     mu: Any
     rows: Any
     columns: Any
@@ -73,84 +61,89 @@ def scale_by_adashift_factored(
       An ``optax.GradientTransformationExtraArgs`` whose state is a
       :class:`ScaleByAdashiftFactoredState`.
     """
-    return narrowing(factored_direction(b1, b2, eps, mu_dtype))
+    return num.narrowing(factored_direction(b1, b2, eps, mu_dtype))
+
+
+class Rule(NamedTuple):
+    """The arguments of :func:`scale_by_adashift_factored`, checked."""
+
+    b1: ArrayLike
+    b2: ArrayLike
+    eps: ArrayLike
+    mu_dtype: np.dtype | None
+
+    @property
+    def averages(self) -> bool:
+        """Whether there is momentum: unless b1 = 0 is known before jit."""
+        return not (isinstance(self.b1, float) and self.b1 == 0)
 
 
 def factored_direction(
-    b1: ArrayLike, b2: ArrayLike, eps: ArrayLike, mu_dtype: DTypeLike | None
+    b1: Any, b2: Any, eps: Any, mu_dtype: Any
 ) -> optax.GradientTransformationExtraArgs:
     """:func:`scale_by_adashift_factored`, whose updates are float32 or wider."""
-    b1, b2, eps = _checks.check_moments(b1, b2, eps)
-    dtype = _checks.check_bfloat16("mu_dtype", mu_dtype)
-    averages = not (isinstance(b1, float) and b1 == 0)  # otherwise u_t = s_t
-
-    def init(params: optax.Params) -> ScaleByAdashiftFactoredState:
-        _checks.check_params(params, mu_dtype=dtype if averages else None)
-
-        def reduced(axes: tuple[int, ...], p: jax.Array) -> jax.Array:
-            zeros = zeros_like(p, accumulator_dtype(p, real=True))
-            if zeros.ndim < 2:
-                return zeros if axes == (-1,) else jnp.zeros([], zeros.dtype)
-            # A reduction, so that the axes that stay keep their sharding.
-            return jnp.sum(zeros, axes, keepdims=True)
-
-        zeros = partial(map_leaves, lambda p: zeros_like(p, dtype or accumulator_dtype(p)))
-        rows, columns, means = (
-            map_to_others(partial(reduced, axes), params) for axes in ((-1,), (-2,), (-2, -1))
-        )
-        mu = zeros(params) if averages else None
-        return ScaleByAdashiftFactoredState(jnp.zeros([], jnp.int32), mu, rows, columns, means)
-
-    check = checker(init)
-
-    def update(
-        updates: optax.Updates,
-        state: optax.OptState,
-        params: optax.Params | None = None,
-        **extra_args: object,
-    ) -> tuple[optax.Updates, ScaleByAdashiftFactoredState]:
-        del params, extra_args
-        known = _checks.check_state(state, ScaleByAdashiftFactoredState)
-        check(updates, known)
-        old, (g, _) = flat(known), leaves_of(updates)
-        if not g:
-            return updates, known
-        t = optax.safe_increment(old.count)
-        shares = {v.dtype: share(b2, t, v.dtype) for v in old.rows}
-        a = [shares[v.dtype] for v in old.rows]
-        factors = (old.rows, old.columns, old.means)
-
-        # v_t = (1 - a_t) R_{t-1} C_{t-1} / mean(R_{t-1}) + a_t g_t^2,  s_t = g_t / (sqrt(v_t) + eps)
-        mu, u = None, each(partial(scaled, eps), g, *factors, a)
-        if averages:
-            # m_t = b1 m_{t-1} + (1 - b1) s_t
-            mu = each(partial(averaged, b1), old.mu, u)
-            # u_t = b1 m_t / (1 - b1^(t+1)) + (1 - b1) s_t / (1 - b1^t), where s_t is made again:
-            # XLA on CPU would store an s with two readers, and copy mu (3 times as slow).
-            s = each(partial(scaled, eps), apart_on_cpu(g), *factors, a)
-            u = each(partial(looked_ahead, b1, t), apart_on_cpu(mu), s)
-
-        # R_t, C_t and mean(R_t): nothing above waits for them.
-        again = apart_on_cpu(g)
-        new = each(means, again, apart_on_cpu(again), *factors, a)
-        rows, columns, both = ([x[k] for x in new] for k in range(3))
-        state = ScaleByAdashiftFactoredState(t, mu, rows, columns, both)
-        return like(updates, u), like(known, state)
-
-    return optax.GradientTransformationExtraArgs(init, update)
+    moments = _checks.check_moments(b1, b2, eps)
+    rule = Rule(*moments, _checks.check_bfloat16("mu_dtype", mu_dtype))
+    return leaf_by_leaf(ScaleByAdashiftFactoredState, partial(init, rule), partial(update, rule))
 
 
-def each(function: Callable[..., Any], *lists: list[Any]) -> list[Any]:
+def init(rule: Rule, params: optax.Params) -> ScaleByAdashiftFactoredState:
+    """The state before the first update."""
+    _checks.check_no_names(params)
+    _checks.check_inexact("params", params, "mu_dtype" * bool(rule.mu_dtype and rule.averages))
+
+    def reduced(axes: tuple[int, ...], p: jax.Array) -> jax.Array:
+        zeros = zeros_like(p, num.accumulator_dtype(p, real=True))
+        if zeros.ndim < 2:
+            return zeros if axes == (-1,) else jnp.zeros([], zeros.dtype)
+        # A reduction, so that the axes that stay keep their sharding.
+        return jnp.sum(zeros, axes, keepdims=True)
+
+    zeros = partial(map_leaves, lambda p: zeros_like(p, rule.mu_dtype or num.accumulator_dtype(p)))
+    return ScaleByAdashiftFactoredState(
+        jnp.zeros([], jnp.int32),
+        zeros(params) if rule.averages else None,
+        *(map_to_others(partial(reduced, axes), params) for axes in ((-1,), (-2,), (-2, -1))),
+    )
+
+
+def update(
+    rule: Rule, g: Arrays, paths: Paths, old: ScaleByAdashiftFactoredState
+) -> tuple[Arrays, ScaleByAdashiftFactoredState]:
+    """u_t and the next state, all trees as lists of leaves."""
+    del paths
+    b1, b2, eps, _ = rule
+    t = optax.safe_increment(old.count)
+    shares = {v.dtype: share(b2, t, v.dtype) for v in old.rows}
+    factors = (old.rows, old.columns, old.means, [shares[v.dtype] for v in old.rows])
+    # XLA on CPU would store what is made of g for two readers, and copy mu: 3 times as slow.
+    g, g_again, g_rows, g_columns = readers(g, 4)
+
+    # v_t = (1 - a_t) R_{t-1} C_{t-1} / mean(R_{t-1}) + a_t g_t^2,   s_t = g_t / (sqrt(v_t) + eps)
+    mu, u = None, each(partial(scaled, eps), g, *factors)
+    if rule.averages:
+        # m_t = b1 m_{t-1} + (1 - b1) s_t
+        mu = each(partial(averaged, b1), old.mu, u)
+        # u_t = b1 m_t / (1 - b1^(t+1)) + (1 - b1) s_t / (1 - b1^t), with s_t made again
+        s = each(partial(scaled, eps), g_again, *factors)
+        u = each(partial(looked_ahead, b1, t), apart_on_cpu(mu), s)
+
+    # R_t, C_t and mean(R_t): nothing above waits for them.
+    new = each(means, g_rows, g_columns, *factors)
+    return u, ScaleByAdashiftFactoredState(t, mu, *([x[k] for x in new] for k in range(3)))
+
+
+def each(function: Callable[..., Any], *lists: Arrays) -> list[Any]:
     """`function` of the items of lists, leaf by leaf."""
     return [function(*leaves) for leaves in zip(*lists, strict=True)]
 
 
 def share(b2: ArrayLike, t: jax.Array, dtype: jnp.dtype) -> jax.Array:
     """a_t = max(1 - b2, t^-0.8), so that a_1 = 1."""
-    return jnp.maximum(one_minus(b2, dtype), t.astype(dtype) ** -0.8)
+    return jnp.maximum(num.one_minus(b2, dtype), t.astype(dtype) ** -0.8)
 
 
-@inlined
+@num.inlined
 def scaled(
     eps: ArrayLike, g: jax.Array, r: jax.Array, c: jax.Array, both: jax.Array, a: jax.Array
 ) -> jax.Array:
@@ -159,40 +152,42 @@ def scaled(
     if g.ndim >= 2:
         # The ratio first: the product may underflow.
         v = jnp.where(both > 0, r / jnp.where(both > 0, both, 1), 0) * c
-    v = (v - a * v) + squared(g, a).astype(v.dtype)
-    return times(widened(g), inverse_root(v, eps))
+    v = (v - a * v) + num.squared(g, a).astype(v.dtype)
+    return num.times(num.widened(g), num.inverse_root(v, eps))
 
 
-@inlined
+@num.inlined
 def averaged(b1: ArrayLike, m: jax.Array, s: jax.Array) -> jax.Array:
     """m_t of one leaf, rounded to the dtype of the state before the update is made of it."""
-    narrow, m = m.dtype, widened(m)
-    m = decayed(m, s.astype(m.dtype), one_minus(b1, jnp.finfo(m.dtype).dtype).astype(m.dtype))
+    narrow, m = m.dtype, num.widened(m)
+    m = num.decayed(
+        m, s.astype(m.dtype), num.one_minus(b1, jnp.finfo(m.dtype).dtype).astype(m.dtype)
+    )
     if narrow != m.dtype:
         # Converting back and forth may be dropped by XLA as excess precision.
         m = jax.lax.reduce_precision(m, jnp.finfo(narrow).nexp, jnp.finfo(narrow).nmant)
     return m.astype(narrow)
 
 
-@inlined
+@num.inlined
 def looked_ahead(b1: ArrayLike, t: jax.Array, m: jax.Array, s: jax.Array) -> jax.Array:
     """u_t of one leaf: Nesterov's momentum, as in ``optax.adam``."""
-    m = widened(m)
+    m = num.widened(m)
     real = jnp.finfo(m.dtype).dtype
-    of_m = jnp.asarray(b1, real) / one_minus_power(b1, t + 1, real)
-    of_s = one_minus(b1, real) / one_minus_power(b1, t, real)
+    of_m = jnp.asarray(b1, real) / num.one_minus_power(b1, t + 1, real)
+    of_s = num.one_minus(b1, real) / num.one_minus_power(b1, t, real)
     return of_m.astype(m.dtype) * m + of_s.astype(m.dtype) * s.astype(m.dtype)
 
 
-@inlined
+@num.inlined
 def means(
     g: jax.Array, again: jax.Array, r: jax.Array, c: jax.Array, both: jax.Array, a: jax.Array
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """R_t, C_t and mean(R_t) of one leaf; `again` is g for one more reader."""
+    """R_t, C_t and num.mean(R_t) of one leaf; `again` is g for one more reader."""
     if g.ndim < 2:
-        return joined(r, squared(g).astype(r.dtype), a), c, both
-    rows = mean(squared(g), (-1,), keepdims=True).astype(r.dtype)
-    columns = mean(squared(again), (-2,), keepdims=True).astype(r.dtype)
+        return num.joined(r, num.squared(g).astype(r.dtype), a), c, both
+    rows = num.mean(num.squared(g), (-1,), keepdims=True).astype(r.dtype)
+    columns = num.mean(num.squared(again), (-2,), keepdims=True).astype(r.dtype)
     # Of the means of rows, which are there: of all squares XLA on CPU would sum once more.
-    of_rows = mean(rows, (-2,), keepdims=True)
-    return joined(r, rows, a), joined(c, columns, a), joined(both, of_rows, a)
+    of_rows = num.mean(rows, (-2,), keepdims=True)
+    return num.joined(r, rows, a), num.joined(c, columns, a), num.joined(both, of_rows, a)

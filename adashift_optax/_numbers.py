@@ -13,6 +13,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jax.typing import ArrayLike
+from optax import OptState, Updates
+
+Updated = tuple[Updates, OptState]
 
 # For what is done to one leaf: without an outer jit one call instead of one for each operation.
 inlined = partial(jax.jit, inline=True)
@@ -87,11 +90,16 @@ def joined(v: jax.Array, x: jax.Array, share: jax.Array) -> jax.Array:
     return decayed(v, jnp.where(x <= jnp.finfo(x.dtype).max / 2, x, v), share)
 
 
+def wider(x: ArrayLike, y: ArrayLike) -> jnp.dtype:
+    """The dtype that holds both, also under jax_numpy_dtype_promotion="strict"."""
+    with jax.numpy_dtype_promotion("standard"):
+        return jnp.promote_types(jnp.result_type(x), jnp.result_type(y))
+
+
 @inlined
 def times(m: jax.Array, scale: jax.Array) -> jax.Array:
-    """m * scale, as wide as the wider of the two."""
-    with jax.numpy_dtype_promotion("standard"):
-        dtype = jnp.promote_types(m.dtype, scale.dtype)
+    """Their product, as wide as the wider of the two."""
+    dtype = wider(m, scale)
     return m.astype(dtype) * scale.astype(dtype)
 
 
@@ -125,21 +133,11 @@ def narrowing(tx: optax.GradientTransformation) -> optax.GradientTransformationE
     """
     extended = optax.with_extra_args_support(tx)
 
-    def update(
-        updates: optax.Updates,
-        state: optax.OptState,
-        params: optax.Params | None = None,
-        **extra_args: Any,
-    ) -> tuple[optax.Updates, optax.OptState]:
+    def update(updates: Updates, state: OptState, params: Any = None, **extra: Any) -> Updated:
         wide = jax.tree.map(widened, params)
-        wide, state = extended.update(updates, state, wide, **extra_args)
-        u, tree = jax.tree.flatten(wide)
-        given, theirs = jax.tree.leaves(updates), jax.tree.leaves(params)
-        theirs = theirs if len(theirs) == len(given) else given
-        with jax.numpy_dtype_promotion("standard"):
-            pairs = zip(map(jnp.result_type, given), map(jnp.result_type, theirs), strict=True)
-            dtypes = [jnp.promote_types(*pair) for pair in pairs]
-        u = [x.astype(dtype) for x, dtype in zip(u, dtypes, strict=True)]
-        return tree.unflatten(u), state
+        wide, state = extended.update(updates, state, wide, **extra)
+        (u, tree), given, theirs = jax.tree.flatten(wide), *map(jax.tree.leaves, (updates, params))
+        pairs = zip(given, theirs if len(theirs) == len(given) else given, strict=True)
+        return tree.unflatten(x.astype(wider(*p)) for x, p in zip(u, pairs, strict=True)), state
 
     return optax.GradientTransformationExtraArgs(tx.init, update)
