@@ -1,12 +1,14 @@
-"""What tests share: gradients of mixed shapes, ways to run an optimizer, an exact verdict."""
+"""What tests share: gradients of mixed shapes, ways to run an optimizer, an exact verdict.
 
-from collections.abc import Mapping
+The settings of the two optimizers and their compiled programs are in `settings.py`.
+"""
+
+import contextlib
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-import reference
 from compiler import AS_USERS
 
 SHAPES = {  # 10 leaves: more than the 8 whose numbers the library keeps in one vector
@@ -23,6 +25,17 @@ SHAPES = {  # 10 leaves: more than the 8 whose numbers the library keeps in one 
 }
 
 
+def in_64_bits(on=True):
+    """A context of 64-bit JAX, also in versions that have no `jax.enable_x64`."""
+    if not on:
+        return contextlib.nullcontext()
+    if hasattr(jax, "enable_x64"):
+        return jax.enable_x64(True)
+    from jax.experimental import enable_x64
+
+    return enable_x64()
+
+
 def make_grads(steps, shapes=SHAPES, dtype=np.float64, seed=0):
     """One tree of random gradients per step; every third matrix entry is 0 for the first steps."""
     rng = np.random.default_rng(seed)
@@ -35,34 +48,14 @@ def make_grads(steps, shapes=SHAPES, dtype=np.float64, seed=0):
     return grads
 
 
-def as_float(k):
-    """A number of a step, which JAX under strict promotion does not mix with floats."""
-    return k.astype(float) if isinstance(k, jax.Array) else float(k)
-
-
-def adafactors(k):
-    """Adafactor's b2: the first square has weight 1."""
-    return 1 - as_float(k) ** -0.8
-
-
-def rising(k):
-    """A b2 whose first square has weight 0.6, so that v needs a bias correction."""
-    return 0.9 - 0.5 / as_float(k)
-
-
 def exact_in_8_bits(g):
-    """Near `g`: 1/4 to 7/4, which every queue_dtype holds exactly."""
+    """Near `g`: 1/4 to 7/4, which a bfloat16 queue holds exactly."""
     return np.copysign(np.clip(np.ceil(4 * np.abs(g)), 1, 7) / 4, g).astype(g.dtype)
 
 
-def run(tx, grads):
-    """The updates of every step as NumPy arrays, from one compiled program for a step."""
-    state = tx.init(jax.tree.map(jnp.zeros_like, grads[0]))
-    step, updates = jax.jit(tx.update, compiler_options=AS_USERS), []
-    for g in grads:
-        u, state = step(jax.tree.map(jnp.asarray, g), state)
-        updates.append(jax.tree.map(np.asarray, u))
-    return updates
+def stack(trees):
+    """One tree whose leaves are stacked over steps, from one tree per step."""
+    return jax.tree.map(lambda *leaves: np.stack(leaves), *trees)
 
 
 def unstack(tree, steps):
@@ -70,16 +63,32 @@ def unstack(tree, steps):
     return [jax.tree.map(lambda x, t=t: x[t], tree) for t in range(steps)]
 
 
-def worst_error(updates, grads, name, *args, **kwargs):
-    """Largest error of leaf `name`, relative to the terms summed; inf where a 0 is not 0."""
-    want, scales = reference.adashift([g[name] for g in grads], *args, **kwargs)
-    worst = 0.0
-    for u, w, s in zip([u[name] for u in updates], want, scales, strict=True):
-        error = np.abs(np.asarray(u, w.dtype) - w)
-        assert not np.isnan(error).any()
-        relative = np.divide(error, s, out=np.full_like(error, np.inf), where=s > 0)
-        worst = max(worst, np.where(error == 0, 0, relative).max(initial=0))
-    return worst
+def scan(tx, grads, params, state=None):
+    """The updates of all steps, [steps, *shape] each, and the last state."""
+
+    def step(state, g):
+        updates, state = tx.update(g, state, params)
+        return state, updates
+
+    return jax.lax.scan(step, tx.init(params) if state is None else state, grads)[::-1]
+
+
+def run(tx, grads):
+    """The updates of every step as NumPy arrays, from one compiled program."""
+    params = jax.tree.map(jnp.zeros_like, grads[0])
+    program = jax.jit(lambda grads, params: scan(tx, grads, params)[0], compiler_options=AS_USERS)
+    return unstack(jax.tree.map(np.asarray, program(stack(grads), params)), len(grads))
+
+
+def worst_error(updates, want, scales):
+    """The largest error of the updates of a leaf, relative to the terms summed.
+
+    It is infinite where the reference is 0 and the update is not. All three are [steps, ...].
+    """
+    error = np.abs(np.asarray(updates, np.asarray(want).dtype) - want)
+    assert not np.isnan(error).any()
+    relative = np.divide(error, scales, out=np.full_like(error, np.inf), where=np.array(scales) > 0)
+    return np.where(error == 0, 0, relative).max(initial=0)
 
 
 def assert_same_bits(x, y):
@@ -101,10 +110,3 @@ def compile_donated(step, params, state, grads):
     """The compiled step with parameters and state donated."""
     jitted = jax.jit(step, donate_argnums=(0, 1), compiler_options=AS_USERS)
     return jitted.lower(params, state, grads).compile()
-
-
-def rings(queue):
-    """The rings of gradients in the field `queue`, which may hold them beside those of scales."""
-    if isinstance(queue, Mapping):  # nnx makes dicts of named tuples
-        return queue.get("held", queue)
-    return getattr(queue, "held", queue)

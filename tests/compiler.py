@@ -1,13 +1,13 @@
 """How tests compile. Imported before JAX is.
 
 Compiling is most of the time of the suite, and most of its programs run once, on a few numbers. So
-every test is compiled with LESS_WORK, except where digits, buffers or many steps matter: there
-`compiler_options=AS_USERS`, XLA's defaults.
+tests compile with COMPILE_QUICKLY. Where digits, buffers or many steps matter, a test compiles with
+`compiler_options=AS_USERS`, which are XLA's defaults.
 """
 
 from importlib.metadata import version
 
-LESS_WORK = {
+COMPILE_QUICKLY = {
     "xla_backend_optimization_level": 0,
     "xla_llvm_disable_expensive_passes": True,
     "xla_cpu_parallel_codegen_split_count": 1,
@@ -18,7 +18,7 @@ AS_USERS = {
     "xla_cpu_parallel_codegen_split_count": 32,
 }
 if version("jaxlib").startswith("0.10."):  # later there is nothing else than these emitters
-    LESS_WORK["xla_cpu_use_fusion_emitters"] = False
+    COMPILE_QUICKLY["xla_cpu_use_fusion_emitters"] = False
     AS_USERS["xla_cpu_use_fusion_emitters"] = True
 
-FLAGS = " ".join(f"--{name}={str(value).lower()}" for name, value in LESS_WORK.items())
+FLAGS = " ".join(f"--{name}={str(value).lower()}" for name, value in COMPILE_QUICKLY.items())

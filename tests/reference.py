@@ -1,150 +1,140 @@
-"""Algorithm 1 of AdaShift in NumPy float64: slow, direct, and independent of the library.
+"""Both optimizers in NumPy float64: slow, direct, and independent of the library.
 
-Every gradient is kept, the window is summed afresh at every step, and nothing is shared with
-`adashift_optax`. One call handles one leaf. Steps are counted from t = 1. What m is the mean of is
-in `reference_windows.py`, what v is made of in `reference_v.py`.
+`adashift` is Algorithm 1 by its definition: every gradient is kept, and the window and v are summed
+afresh at every step. `factored` goes through a leaf element by element. One call handles one leaf;
+steps are counted from t = 1.
+
+Both return the updates of every step and what their rounding error is to be measured against: the
+same sums of magnitudes, which do not shrink where the terms of m cancel. It is 0 where there is no
+scale.
 """
 
 import numpy as np
-from reference_v import PHIS, phi_blocks, v_and_vhat
-from reference_windows import (
-    WINDOWS,
-    ema_weights,
-    last_before_previous_segment,
-    sliding_weights,
-    support_m,
-    support_v,
-)
 
-__all__ = [
-    "FAULTS",
-    "PHIS",
-    "WINDOWS",
-    "adashift",
-    "last_before_previous_segment",
-    "phi_blocks",
-    "support_m",
-    "support_v",
-]
+PHIS = {"max": np.max, "mean": np.mean}
 
 
-def _weighted_sum(w, history):
-    """sum_i w_i x_{t-i}; what is outside the window is not touched (0 * inf is NaN)."""
-    total = np.zeros_like(history[-1])
-    for i, w_i in enumerate(w):
-        if w_i != 0:
-            total = total + w_i * history[-1 - i]
-    return np.asarray(total)
+def phi_blocks(g2, phi, axes=None):
+    """phi(g^2[B]) for every block B: `axes` (None: all) reduced together and kept as size 1."""
+    if isinstance(phi, str) and phi == "none":
+        return g2
+    reduce = phi if callable(phi) else PHIS[phi]
+    dims = range(g2.ndim)
+    reduced = set(dims) if axes is None else {dims[a] for a in axes}
+    out = np.zeros([1 if d in reduced else g2.shape[d] for d in dims])
+    if g2.size:
+        for kept in np.ndindex(out.shape):
+            block = g2[tuple(slice(None) if d in reduced else kept[d] for d in dims)]
+            out[kept] = reduce(np.asarray(block))
+    return out
 
 
-def _clip(u, limit):
-    """Every element of u limited to magnitude `limit`."""
-    if not np.iscomplexobj(u):
-        return np.clip(u, -limit, limit)
-    size = np.abs(u)
-    return np.where(size > limit, u / np.where(size > limit, size, 1.0) * limit, u)
+def adashift(
+    grads, n=10, b1=0.9, b2=0.999, eps=1e-10, phi="max", axes=None, *, of=None, limit=np.inf
+):
+    """The updates u_t of one leaf by Algorithm 1, and their scales.
 
-
-def _scaled(x, size, v, vhat, eps, limit, guard=True):
-    """clip(x / (sqrt(vhat) + eps)), and the same of `size` without clip.
-
-    Both are 0 where v is still exactly 0: there is no scale yet.
+    `phi`: 'max', 'mean', 'none' or a function of a block; `axes`: those of one block.
+    `of`: the gradients that v is made of, if a queue rounds those of m.
+    `limit`: a statistic above it does not join v.
     """
-    denominator = np.sqrt(vhat) + eps
-    u = x / denominator
-    if limit is not None:
-        u = _clip(u, limit)
-    if guard:
-        u = np.where(v == 0, 0, u)
-    return np.asarray(u), np.asarray(np.where(v == 0, 0, size / denominator))
+    grads = _wide(grads)
+    squares = [np.abs(g) ** 2 for g in (grads if of is None else _wide(of))]
+    window = np.array([b1**i for i in range(n)])
+    window = window / window.sum()
+    updates, scales, joined, v = [], [], [], 0.0
+    for t, g in enumerate(grads, 1):
+        if t <= n:
+            updates.append(np.zeros_like(g))
+            scales.append(np.zeros(g.shape))
+            continue
+        # v_t = sum_{j<=k} (1-b2) b2^(k-j) x_j with x_j = phi(g_j^2) and k = t - n
+        x = phi_blocks(squares[t - n - 1], phi, axes)
+        joined.append(np.where(x <= limit, x, v))
+        weights = (1 - b2) * float(b2) ** np.arange(t - n)[::-1]
+        v = _sum(weights, joined)
+        vhat = v / weights.sum()
+        # m_t = sum_{i<n} b1^i g_{t-i} / sum_{i<n} b1^i
+        latest = grads[t - n : t][::-1]
+        m, size = _sum(window, latest), _sum(window, [np.abs(g) for g in latest])
+        denominator = np.where(v > 0, np.sqrt(vhat) + eps, np.inf)
+        updates.append(m / denominator)
+        scales.append(size / denominator)
+    return updates, scales
+
+
+def factored(grads, b1=0.9, b2=0.999, eps=1e-10, *, limit=np.inf, kept=lambda m: m):
+    """The updates u_t of one leaf of `adashift_factored`, and their scales.
+
+    `limit`: an element whose square is above it makes a step of 0, and a mean above it does not
+    join. `kept`: what the state makes of m.
+    """
+    grads = _wide(grads)
+    zeros = np.zeros(grads[0].shape)
+    old = [zeros] if zeros.ndim < 2 else _means(zeros)
+    m, size = np.zeros_like(grads[0]), zeros
+    updates, scales = [], []
+    for t, g in enumerate(grads, 1):
+        a = max(1 - b2, t**-0.8)
+        g2 = np.abs(g) ** 2
+        v = np.zeros(g.shape)
+        for index in np.ndindex(g.shape):
+            v[index] = (1 - a) * _product(old, index) + a * g2[index]
+        s = np.where((v > 0) & (g2 <= limit), g / (np.where(v > 0, np.sqrt(v), 1) + eps), 0)
+        m = kept(b1 * m + (1 - b1) * s)
+        size = b1 * size + (1 - b1) * np.abs(s)
+        last, now = b1 / (1 - b1 ** (t + 1)), (1 - b1) / (1 - b1**t)
+        updates.append(last * m + now * s)
+        scales.append(last * size + now * np.abs(s))
+        means = [g2] if g.ndim < 2 else _means(g2)
+        old = [
+            np.where(x <= limit, (1 - a) * before + a * x, before)
+            for before, x in zip(old, means, strict=True)
+        ]
+    return updates, scales
+
+
+def ema_of_scaled(grads, b1=0.9, b2=0.999, eps=1e-10, phi="max"):
+    """`optax.ema(b1)` behind AdaShift with b1 = 0 and n = 1, and the scales.
+
+    The bias correction counts all t steps, also the first, whose scaled gradient is 0.
+    """
+    both = adashift(grads, 1, 0, b2, eps, phi)
+    weights = [
+        (1 - b1) * b1 ** np.arange(t + 1)[::-1] / (1 - b1 ** (t + 1)) for t in range(len(grads))
+    ]
+    return tuple([_sum(w, s[: len(w)]) for w in weights] for s in both)
 
 
 def _wide(grads):
     return [np.asarray(g, np.complex128 if np.iscomplexobj(g) else np.float64) for g in grads]
 
 
-def _run(
-    grads, n, b1, b2, eps, phi, axes=None, clip=None, window="sliding", of=None, warm=False,
-    early=0, lag=0, guard=True, seeded=False,
-):  # fmt: skip
-    """Algorithm 1. Faults: v reads g_{t-n+early}; exponent t-n-lag; no guard: m/eps at v = 0.
-
-    Seeded: the queue starts with g_1, gets g_1 again, and is read once it has n entries: at call
-    n - 1 (n = 1: at the first), where the exponent t - n is -1.
-    """
-    first = max(n - 1, 1) if seeded else n + 1
-    lag += n + 1 - first  # so that the exponent is t - n whatever the first step is
-    grads = _wide(grads)
-    of = grads if of is None else _wide(of)
-    sizes = [np.abs(g) for g in grads]
-    updates, scales, scaled = [], [], []
-    with np.errstate(all="ignore"):
-        pairs = v_and_vhat(of, n, b2, phi, axes, window, warm, early, lag, first)
-        for t, g in enumerate(grads, 1):
-            limit = clip(t - 1) if callable(clip) else clip
-            pair = np.zeros_like(g), np.zeros(g.shape)  # u_t = 0 for t <= n
-            if window == "ema":  # u_t = sum_i w_i s_{t-i}, s = clip(g / (sqrt(vhat) + eps))
-                if t in pairs:
-                    pair = _scaled(g, sizes[t - 1], *pairs[t], eps, limit)
-                scaled.append(pair)
-                w = ema_weights(0 if warm else n, b1, t)
-                pair = tuple(_weighted_sum(w, history) for history in zip(*scaled, strict=True))
-            elif t in pairs:  # u_t = clip(m_t / (sqrt(vhat_t) + eps)), m_t = sum_i w_i g_{t-i}
-                w = (WINDOWS.get(window) or window)(n, b1, t)
-                m, size = (_weighted_sum(w, history[:t]) for history in (grads, sizes))
-                pair = _scaled(m, size, *pairs[t], eps, limit, guard)
-            updates.append(pair[0])
-            scales.append(pair[1])
-    return updates, scales
+def _sum(weights, arrays):
+    """The weighted sum. What has no weight is not touched, because 0 * inf is NaN."""
+    total = np.zeros_like(arrays[0])
+    for w, x in zip(weights, arrays, strict=True):
+        if w != 0:
+            total = total + w * x
+    return np.asarray(total)
 
 
-def adashift(
-    grads: list, n: int, b1: float, b2, eps: float, phi, axes=None, clip=None,
-    window="sliding", of=None, warm=False,
-) -> tuple[list[np.ndarray], list[np.ndarray]]:  # fmt: skip
-    """The updates u_t of one leaf, and what their rounding error is to be measured against.
-
-    `scales[t-1]` is u_t with every g replaced by |g| and no clip: it does not shrink where the
-    terms of m cancel. It is 0 where there is no scale. `clip`: a number, or a function of t - 1;
-    it limits u, with the window 'ema' s.
-    `b2`: a number, or a function of k = 1, 2, ... for the k-th square that enters v.
-    `phi`: 'max', 'mean', 'none', 'factored' (a leaf of rank < 2: 'none', delayed by exactly n under
-    either window) or a function of a block. `axes` is for a phi that reduces blocks.
-    `window`: 'sliding', 'hopping', 'ema', or weights (n, b1, t) -> w of other sums of gradients
-    than m.
-    `of`: the gradients that v is made of, if they are others than those of m (by rounding).
-    `warm`: up to t = n, v is made of g_1 .. g_t, and m is the mean of all gradients so far, with
-    the weights b1^i; for 'ema' m is the mean of all s so far, and stays so after t = n.
-    """
-    if window not in WINDOWS and not callable(window):
-        names = ", ".join(map(repr, WINDOWS))
-        raise ValueError(f"window must be one of {names} or a function, got {window!r}")
-    return _run(grads, n, b1, b2, eps, phi, axes, clip, window, of, warm)
+def _means(g2):
+    """The means of squares over each row, over each column, and over all of each matrix."""
+    rows, columns = np.zeros(g2.shape[:-1]), np.zeros((*g2.shape[:-2], g2.shape[-1]))
+    for i in range(g2.shape[-2] if g2.size else 0):
+        rows[..., i] = sum(g2[..., i, j] for j in range(g2.shape[-1])) / g2.shape[-1]
+    for j in range(g2.shape[-1] if g2.size else 0):
+        columns[..., j] = sum(g2[..., i, j] for i in range(g2.shape[-2])) / g2.shape[-2]
+    whole = sum(rows[..., i] for i in range(g2.shape[-2])) / max(g2.shape[-2], 1)
+    return rows, columns, np.asarray(whole)
 
 
-def _reversed_weights(n, b1, t):
-    """FAULT: the oldest gradient of the window gets b1^0 and the latest b1^(n-1)."""
-    return np.concatenate([sliding_weights(n, b1, n)[::-1], np.zeros(t - n)])
-
-
-def _late_weights(n, b1, t):
-    """FAULT: S_t = b1 S_{t-1} + g_t - b1^n g_{t-n} entered with S_n = 0: lacks b1^(t-n) S_n."""
-    w = sliding_weights(n, b1, t)
-    for i in range(n):
-        w[t - n + i] -= b1 ** (t - n) * b1**i / sum(b1**j for j in range(n))
-    return w
-
-
-def _fault(**switch):
-    return lambda grads, n, b1, b2, eps, phi: _run(grads, n, b1, b2, eps, phi, **switch)[0]
-
-
-# One for each row of 'From other code' in docs/deviations.md: wrong in that point and no other.
-FAULTS = {
-    "momentum_starts_late": _fault(window=_late_weights),  # no fault at b1 = 0
-    "delay_n_minus_1": _fault(early=1),
-    "queue_seeded_twice": _fault(seeded=True, early=1),  # NaN at call n - 1; n = 1: v holds g_t
-    "bias_exponent_short": _fault(lag=1),  # v/0 = inf at the first real step: an update of 0
-    "weights_reversed": _fault(window=_reversed_weights),  # no fault at n = 1
-    "divides_by_eps": _fault(guard=False),  # seen only where v is still exactly 0
-}
+def _product(old, index):
+    """R_{t-1}[i] C_{t-1}[j] / mean(R_{t-1}) of one element; of a leaf without rows, its own v."""
+    if len(old) == 1:
+        return old[0][index]
+    rows, columns, whole = old
+    *lead, i, j = index
+    mean = whole[tuple(lead)]
+    return rows[(*lead, i)] / mean * columns[(*lead, j)] if mean > 0 else 0.0
