@@ -1,10 +1,11 @@
 # `make demo` and `make test` set everything up on a machine that has only Python >= 3.11 and git.
 PYTHON ?= python3
 BIN := .venv/bin
+PYTEST = $(BIN)/python -m pytest -n 2 --dist worksteal
 SPHINX = $(BIN)/sphinx-build --quiet --fail-on-warning --keep-going -c docs -d docs/_build/doctrees
 
-.PHONY: demo distributed-demo notebooks check test test-compiled lint bench bench-compiled docs \
-  release-check address clean
+.PHONY: demo distributed-demo notebooks check test test-all test-compiled mutants lint bench \
+  bench-compiled docs release-check address clean
 
 demo: .venv/demo
 	$(BIN)/python -m adashift_optax
@@ -12,11 +13,18 @@ demo: .venv/demo
 distributed-demo: .venv/distributed
 	$(BIN)/python docs/fsdp.py
 
+# pyproject.toml leaves out the tests that are marked all_only; -m "" runs all.
 check: lint
-	$(BIN)/python -m pytest -n 2 --dist worksteal --quick
+	$(PYTEST) -m "not slow and not all_only"
 
 test: lint
-	$(BIN)/python -m pytest -n 2 --dist worksteal
+	$(PYTEST)
+
+test-all: lint .venv/test-all
+	$(PYTEST) -m ""
+
+mutants: .venv/test
+	$(BIN)/python tests/mutants.py $(ARGS)
 
 notebooks: .venv/notebooks
 	$(BIN)/python notebooks/run.py
