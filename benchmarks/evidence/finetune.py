@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks.evidence import language, text
-from benchmarks.evidence.optimizers import ROWS
+from benchmarks.evidence.optimizers import adam
 from benchmarks.evidence.task import Params, Task
 from benchmarks.evidence.train import train
 
@@ -17,13 +17,13 @@ LARGE = partial(language.transformer_init, 2, 256)  # 1.73 million parameters
 BATCH = 4
 CACHE = Path("runs/evidence")
 # What the checkpoint is trained with: Adam's defaults, and a seed that no other run has.
-ROW, RATE, SEED = "adamw b1=0.9 b2=.999", 1e-3, 1
+ROW, RATE, SEED = adam(0.9), 1e-3, 1
 
 
 def large(name: str) -> Task:
     """Predicting the next byte of half b."""
-    sources = text.sources("b")
-    return language.language(name, LARGE, language.transformer, sources, 1500, BATCH)
+    tokens = text.as_bytes("b")
+    return language.language(name, LARGE, language.transformer, tokens, 1500, BATCH)
 
 
 def finetune(name: str) -> Task:
@@ -34,7 +34,7 @@ def finetune(name: str) -> Task:
         treedef = jax.tree.structure(jax.eval_shape(LARGE, key))
         return jax.tree.unflatten(treedef, [jnp.asarray(leaf) for leaf in leaves])
 
-    return language.language(name, init, language.transformer, text.headers(), 300, BATCH)
+    return language.language(name, init, language.transformer, text.as_bytes("headers"), 300, BATCH)
 
 
 def checkpoint() -> list[np.ndarray]:
@@ -44,7 +44,7 @@ def checkpoint() -> list[np.ndarray]:
     with (CACHE / "checkpoint.lock").open("w") as lock:  # another process may be making it
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not path.exists():
-            _, params = train(large("language_b"), ROWS[ROW], RATE, SEED)
+            _, params = train(large("language_b"), ROW, RATE, SEED)
             part = path.with_suffix(".part.npz")
             np.savez(part, *map(np.asarray, jax.tree.leaves(params)))
             part.rename(path)

@@ -1,4 +1,4 @@
-"""Predicting the next byte: a transformer and an LSTM."""
+"""Predicting the next byte or subword: a transformer and an LSTM."""
 
 from collections.abc import Callable
 from functools import partial
@@ -10,16 +10,17 @@ import numpy as np
 import optax
 
 from benchmarks.evidence.task import Params, Task, dense, mean_over
-from benchmarks.evidence.text import as_array
 
-VOCABULARY, CONTEXT, HEADS = 256, 64, 4
+BYTES, CONTEXT, HEADS = 256, 64, 4
 HELD_OUT = 256  # excerpts
 LSTM_EMBEDDING, LSTM_WIDTH = 64, 256
 
 Model = Callable[[Params, jax.Array], jax.Array]
 
 
-def transformer_init(layers: int, width: int, key: jax.Array) -> Params:
+def transformer_init(
+    layers: int, width: int, key: jax.Array, vocabulary: int = BYTES, context: int = CONTEXT
+) -> Params:
     """Matrices are [in, out]; 12 width^2 parameters in a layer."""
     keys = iter(jax.random.split(key, 3 + 4 * layers))
 
@@ -40,16 +41,16 @@ def transformer_init(layers: int, width: int, key: jax.Array) -> Params:
         }
 
     return {
-        "tokens": {"embedding": dense(next(keys), VOCABULARY, width, fan_in=width)},
-        "positions": {"embedding": dense(next(keys), CONTEXT, width, fan_in=width)},
+        "tokens": {"embedding": dense(next(keys), vocabulary, width, fan_in=width)},
+        "positions": {"embedding": dense(next(keys), context, width, fan_in=width)},
         "blocks": [block() for _ in range(layers)],
         "norm": norm(),
-        "head": linear(width, VOCABULARY),
+        "head": linear(width, vocabulary),
     }
 
 
 def transformer(params: Params, tokens: jax.Array) -> jax.Array:
-    """The logits of the byte after each of `tokens`, (batch, context, 256)."""
+    """The logits of what follows each of `tokens`, (batch, context, vocabulary)."""
 
     def linear(p: Params, x: jax.Array) -> jax.Array:
         return x @ p["kernel"] + p["bias"]
@@ -76,14 +77,14 @@ def lstm_init(key: jax.Array) -> Params:
     k1, k2, k3 = jax.random.split(key, 3)
     bias = jnp.zeros(4 * LSTM_WIDTH).at[LSTM_WIDTH : 2 * LSTM_WIDTH].set(1)
     return {
-        "tokens": {"embedding": dense(k1, VOCABULARY, LSTM_EMBEDDING, fan_in=1)},
+        "tokens": {"embedding": dense(k1, BYTES, LSTM_EMBEDDING, fan_in=1)},
         "cell": {"kernel": dense(k2, LSTM_EMBEDDING + LSTM_WIDTH, 4 * LSTM_WIDTH), "bias": bias},
-        "head": {"kernel": dense(k3, LSTM_WIDTH, VOCABULARY), "bias": jnp.zeros(VOCABULARY)},
+        "head": {"kernel": dense(k3, LSTM_WIDTH, BYTES), "bias": jnp.zeros(BYTES)},
     }
 
 
 def lstm(params: Params, tokens: jax.Array) -> jax.Array:
-    """The logits of the byte after each of `tokens`, (batch, context, 256)."""
+    """The logits of what follows each of `tokens`, (batch, context, vocabulary)."""
     kernel, bias = params["cell"]["kernel"], params["cell"]["bias"]
     x = params["tokens"]["embedding"][tokens]
     inputs = x @ kernel[:LSTM_EMBEDDING] + bias  # of all steps at once
@@ -104,14 +105,15 @@ def language(
     name: str,
     init: Callable[[jax.Array], Params],
     model: Model,
-    text: tuple[bytes, bytes],
+    tokens: tuple[np.ndarray, np.ndarray],
     steps: int,
-    batch: int = 32,
+    batch: int,
+    context: int = CONTEXT,
 ) -> Task:
-    """Predicting the next byte of random excerpts of `text`, which is training and held out."""
-    train, validation = (as_array(part) for part in text)
-    starts = np.linspace(0, len(validation) - CONTEXT - 1, HELD_OUT).astype(int)
-    held_out = validation[starts[:, None] + np.arange(CONTEXT + 1)]
+    """Predicting what follows in random excerpts of `tokens`, which are training and held out."""
+    train, validation = tokens
+    starts = np.linspace(0, len(validation) - context - 1, HELD_OUT).astype(int)
+    held_out = validation[starts[:, None] + np.arange(context + 1)]
 
     def loss_of(params: Params, excerpts: jax.Array) -> jax.Array:
         logits = model(params, excerpts[:, :-1].astype(jnp.int32))
@@ -119,13 +121,13 @@ def language(
         return optax.softmax_cross_entropy_with_integer_labels(logits, targets).mean()
 
     def loss(params: Params, data: Any, starts: jax.Array) -> jax.Array:
-        return loss_of(params, data["train"][starts[:, None] + jnp.arange(CONTEXT + 1)])
+        return loss_of(params, data["train"][starts[:, None] + jnp.arange(context + 1)])
 
     def evaluate(params: Params, data: Any) -> jax.Array:
         return mean_over(8, partial(loss_of, params), data["held_out"])
 
     def batches(rng: np.random.Generator, steps: int) -> np.ndarray:
-        return rng.integers(0, len(train) - CONTEXT, (steps, batch), np.int32)
+        return rng.integers(0, len(train) - context, (steps, batch), np.int32)
 
     data = {"train": train, "held_out": held_out}
     return Task(name, init, loss, batches, data, evaluate, steps)

@@ -139,7 +139,9 @@ def mnist() -> dict[str, Any]:
 
 def finished(folder: Path) -> set[tuple[Any, ...]]:
     """The cells of this version of the plan that are in the file."""
-    return {record[:4] for record in results.read(FILE, folder) if record.plan == VERSION}
+    found = results.read(FILE, folder)
+    cells = found[found.plan == VERSION].iloc[:, : len(Cell._fields)]
+    return set(cells.itertuples(index=False, name=None))
 
 
 def work(todo: list[Cell], runner: Runner, folder: Path) -> Iterator[Record]:

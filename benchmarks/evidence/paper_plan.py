@@ -61,7 +61,7 @@ def optimizers(setting: Setting) -> dict[str, tuple[optax.GradientTransformation
     b1, n, eps = setting.b1, setting.n, setting.eps
 
     def ours(phi: Any) -> optax.GradientTransformation:
-        return scale_by_adashift(n, b1, 0.999, eps, phi=phi)
+        return scale_by_adashift(b1, 0.999, eps, n=n, phi=phi)
 
     return {
         "SGD": (optax.identity(), setting.sgd),

@@ -4,76 +4,82 @@ It was committed before the first run. Whoever changes it raises VERSION, and sa
 """
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import NamedTuple
 
-from benchmarks.evidence.optimizers import ALONE, DELAY, MAIN, RECOMMENDED, ROWS, Row
-from benchmarks.evidence.results import Record
+import numpy as np
+import pandas as pd
 
-VERSION = 2
-TASKS_A = ("language_a", "sparse_a", "images_a")
-# The task of A whose best rate is the middle of the grid on a task of B. None: that of all.
-TASKS_B = {
-    "sparse_b": "sparse_a",
-    "heavy_b": None,
-    "lstm_b": "language_a",
-    "finetune_b": "language_a",
-    "images_b": "images_a",
-    "language_b": "language_a",
-}
-# The blocks whose delay is studied at each batch size.
-TASKS_DELAY = {
-    "delay_2": ("factored",),
-    "delay_8": ("factored", "rows", "none"),
-    "delay_32": ("factored",),
-}
-# Planned after B: does a clip_value of 10 beat 3, how far are both from two others, and what is
-# lost without the clip of the global norm?
-TASKS_C = ("sparse_c", "heavy_c", "language_c", "images_c")
-ROWS_C = (
-    RECOMMENDED["3"],
-    RECOMMENDED["10"],
-    ROWS["adamw b1=0.5 b2=.999"],
-    ROWS["factored_rms b1=0.5"],
-    ALONE,
-    ROWS["adamw unclipped"],
+from benchmarks.evidence.candidates import Candidate
+from benchmarks.evidence.optimizers import (
+    LIBRARY,
+    MUON,
+    NARROW,
+    OTHERS,
+    OURS,
+    Row,
+    adam,
+    candidate,
+    recipe,
 )
-# And on images: is b1 = 0.5, which MNIST chose, the wrong momentum for all of them?
-ROWS_C_IMAGES = tuple(
-    ROWS[name]
-    for name in (
-        "ours factored b1=0.9 b2=.999 clip=3 n=1",
-        "adamw b1=0.9 b2=.999",
-        "factored_rms b1=0.9",
-        "schedule_free",
-    )
-)
-TASKS = {"A": TASKS_A, "B": tuple(TASKS_B), "C": TASKS_C, "delay": tuple(TASKS_DELAY)}
-SEEDS = {
-    "A": (0,),
-    "B": (101, 102, 103),
-    "delay": (11, 12, 13),
-    "C": (201, 202, 203, 204, 205),
+
+VERSION = 3
+# The middle of the grid of Adam-like rows, in quarters of a decade: 10^(-10 / 4) = 0.00316. Those
+# of B are the best of Adam and NAdam in the earlier study; those of D are theirs where D is alike.
+CENTRES = {
+    "A": {"language_a": -10, "sparse_a": -10, "images_a": -10},
+    "B": {
+        "sparse_b": -8,
+        "heavy_b": -8,
+        "finetune_b": -12,
+        "language_b": -12,
+        "images_b": -7,
+        "lstm_b": -6,
+    },
+    "D": {
+        "sparse_d": -8,
+        "heavy_d": -8,
+        "language_d": -10,
+        "lstm_d": -6,
+        "images_d": -8,
+        "decay_d": -10,
+        "larger_d": -12,
+    },
 }
-GRID_A = (-2, -1, 0, 1)  # half decades about the centre of a row
-GRID_B = GRID_C = GRID_DELAY = (-1, 0, 1)
+SEEDS = {"A": (0, 1), "B": (111, 112, 113, 114, 115), "D": (111, 112, 113, 114, 115)}
+GRID = (-1, 0, 1)
 EXTENSIONS = 6  # at most so many rates are added to a grid
-# Controls that do not run on B: the study of the delay has the first two, A the others.
-NOT_ON_B = {"undelayed none", "undelayed rows", "adamw unclipped", "paper none"}
+LARGER = ("larger_d", (-1, 0), SEEDS["D"][:3])  # task, grid without extensions, seeds
+# Shown, but in no mean: the probe looked at the first, and the second has the text of language_d.
+OUTSIDE = ("lstm_b", "decay_d")
+BASE = "adam b1=0.5"  # what the losses are compared with
+EQUAL = 0.003  # two geometric means of the losses that differ by less are equal
+
+MOMENTA = ((True, 0.9), (True, 0.8), (False, 0.5), (True, 0.5), (False, 0.9), (False, 0.8))
+FIRST = [
+    Candidate(nesterov, b1, 1.0, growing)
+    for nesterov, b1 in (*MOMENTA, (True, 0.0))
+    for growing in (True, False)
+]
+KAPPAS = (2.0, 4.0)
+B1S = (0.9, 0.5)  # of Adafactor's recipe
+RECIPES = {nesterov: [recipe(b1, nesterov) for b1 in B1S] for nesterov in (True, False)}
+RIVALS = (adam(0.5), adam(0.9, True), *RECIPES[True], adam(0.9), *RECIPES[False], adam(0.5, True))
+TASKS_OF_MUON = ("language_b", "finetune_b", "lstm_b", "language_d", "lstm_d")
 
 
 class Group(NamedTuple):
-    """An optimizer on a task: a grid of rates, 10^(point/2), and seeds."""
+    """An optimizer on a task: a grid of rates, 10^(point/4), and seeds.
 
-    study: str
+    The first seed is that of the grid; the others run at its best rate only. `grows` says whether
+    the grid goes on until both neighbours of the best rate have been run.
+    """
+
     task: str
     row: Row
     points: tuple[int, ...]
-
-    @property
-    def seeds(self) -> tuple[int, ...]:
-        """The first is that of the grid; the others run at its best rate only."""
-        return SEEDS[self.study]
+    seeds: tuple[int, ...]
+    grows: bool = True
 
 
 class Cell(NamedTuple):
@@ -85,131 +91,152 @@ class Cell(NamedTuple):
     seed: int
 
 
+Frames = dict[str, pd.DataFrame]  # the results of each task
+
+
 def rate_of(point: int) -> float:
     """The rate of a point of a grid."""
-    return float(f"{10 ** (point / 2):.3g}")
+    return float(f"{10 ** (point / 4):.3g}")
 
 
 def point_of(rate: float) -> int:
     """The point of a rate."""
-    return round(2 * math.log10(rate))
+    return round(4 * math.log10(rate))
 
 
-def loss_of(record: Record) -> float:
-    """The best validation loss: infinite if the run diverged."""
-    return math.inf if record.diverged else record.best
+def losses(group: Group, frame: pd.DataFrame) -> dict[tuple[int, int], float]:
+    """The best validation losses by point and seed: infinite where the run diverged."""
+    mine = frame[(frame.optimizer == group.row.name) & frame.seed.isin(group.seeds)]
+    best = mine.best.where(~mine.diverged, math.inf)
+    keys = zip(map(point_of, mine.rate), mine.seed, strict=True)
+    return dict(zip(keys, best, strict=True))
 
 
-def of_group(group: Group, records: Iterable[Record]) -> dict[tuple[int, int], Record]:
-    """The finished runs of a group by point and seed."""
-    key = (group.task, group.row.name, VERSION)
-    return {(point_of(r.rate), r.seed): r for r in records if (r.task, r.optimizer, r.plan) == key}
+def best_point(group: Group, frame: pd.DataFrame) -> int:
+    """The point of the best rate of the first seed."""
+    found = losses(group, frame)
+    return min((loss, p) for (p, seed), loss in found.items() if seed == group.seeds[0])[1]
 
 
-def next_cells(group: Group, records: Iterable[Record]) -> list[Cell]:
-    """What a group runs next: its grid, then beyond an edge that is best, then the other seeds."""
-    done = of_group(group, records)
-    first, *others = group.seeds
-    wanted = [(point, first) for point in group.points if (point, first) not in done]
+def next_cells(group: Group, frame: pd.DataFrame) -> list[Cell]:
+    """What a group runs next: its grid, then what lies beside its best rate, then other seeds."""
+    done = losses(group, frame)
+    first = group.seeds[0]
+    tried = {point for point, seed in done if seed == first}
+    wanted = [(point, first) for point in group.points if point not in tried]
     if not wanted:
-        tried = {point: loss_of(r) for (point, seed), r in done.items() if seed == first}
-        best = min(tried, key=lambda point: (tried[point], point))
-        beyond = {min(tried): best - 1, max(tried): best + 1}
-        more = best in beyond and len(tried) < len(group.points) + EXTENSIONS
-        wanted = [(beyond[best], first)] if more else [(best, seed) for seed in others]
-    cells = [(point, seed) for point, seed in wanted if (point, seed) not in done]
-    return [Cell(group.task, group.row.name, rate_of(point), seed) for point, seed in cells]
+        best = best_point(group, frame)
+        if group.grows and len(tried) < len(group.points) + EXTENSIONS:
+            wanted = [(point, first) for point in (best - 1, best + 1) if point not in tried]
+        wanted = wanted or [(best, seed) for seed in group.seeds]
+    names = group.task, group.row.name
+    return [Cell(*names, rate_of(point), s) for point, s in wanted if (point, s) not in done]
 
 
-def best_point(group: Group, records: Iterable[Record]) -> int:
-    """The point of the best rate of a finished grid."""
-    losses = {
-        point: loss_of(r)
-        for (point, seed), r in of_group(group, records).items()
-        if seed == group.seeds[0]
-    }
-    return min(losses, key=lambda point: (losses[point], point))
+def mean_loss(group: Group, frame: pd.DataFrame) -> float | None:
+    """The mean over seeds at the best rate; None as long as there is something left to run."""
+    if next_cells(group, frame):
+        return None
+    best = best_point(group, frame)
+    return float(np.mean([x for (point, _), x in losses(group, frame).items() if point == best]))
 
 
-def about(study: str, task: str, row: Row, middle: int, grid: Iterable[int]) -> Group:
-    """A group whose grid lies about a point."""
-    return Group(study, task, row, tuple(middle + step for step in grid))
+def about(study: str, task: str, row: Row) -> Group:
+    """The group of a row on a task."""
+    middle = CENTRES[study][task] + row.offset
+    grid, seeds = (LARGER[1], LARGER[2]) if task == LARGER[0] else (GRID, SEEDS[study])
+    points = tuple(middle + step for step in grid)
+    return Group(task, row, points, seeds, grows=task != LARGER[0])
 
 
-def groups_a() -> list[Group]:
-    """All rows on all tasks A."""
-    return [about("A", task, row, row.centre, GRID_A) for task in TASKS_A for row in MAIN]
+def score(row: Row, frames: Frames) -> float | None:
+    """The logarithm of the geometric mean of the losses of tasks A; None if one is not finished."""
+    groups = [about("A", task, row) for task in CENTRES["A"]]
+    means = [mean_loss(group, frames[group.task]) for group in groups]
+    return None if None in means else float(np.mean(np.log(means)))
 
 
-def groups_delay() -> list[Group]:
-    """With and without the delay."""
-    return [
-        about("delay", task, row, row.centre, GRID_DELAY)
-        for task, kinds in TASKS_DELAY.items()
-        for blocks in kinds
-        for row in DELAY[blocks]
+def scores(rows: Iterable[Row], frames: Frames) -> dict[str, float]:
+    """The scores of those rows that are finished."""
+    found = {row.name: score(row, frames) for row in rows}
+    return {name: x for name, x in found.items() if x is not None}
+
+
+def candidates(frames: Frames) -> list[Candidate]:
+    """What A chooses from: momentum and a_t, then kappa at the best momentum of either a_t."""
+    found = scores(map(candidate, FIRST), frames)
+    if len(found) < len(FIRST):
+        return FIRST
+    best = [
+        min((c for c in FIRST if c.growing == growing), key=lambda c: found[c.name])
+        for growing in (True, False)
     ]
+    return FIRST + [c._replace(kappa=kappa) for c in best for kappa in KAPPAS]
 
 
-def groups_c() -> list[Group]:
-    """A clip_value of 3 and of 10, beside Adam and Adafactor's recipe; two without the global
-    clip; on images also b1 = 0.9.
-    """
-    return [
-        about("C", task, row, row.centre, GRID_C)
-        for task in TASKS_C
-        for row in ROWS_C + (ROWS_C_IMAGES if task == "images_c" else ())
-    ]
+def winner(frames: Frames) -> Candidate | None:
+    """The rule: the lowest score; of those within 0.3 % of it, the one with fewest constants."""
+    among = candidates(frames)
+    found = scores(map(candidate, among), frames)
+    if len(among) == len(FIRST) or len(found) < len(among):
+        return None
+    limit = min(found.values()) + math.log1p(EQUAL)
+    equal = [c for c in among if found[c.name] <= limit]
+    return min(equal, key=lambda c: (c.constants, found[c.name]))
 
 
-def chosen(records: Sequence[Record]) -> dict[str, tuple[Row, dict[str, int]]]:
-    """What A says: of each family the row whose losses have the lowest geometric mean over tasks A.
-
-    With it the point of its best rate on each task.
-    """
-    unfinished = [group for group in groups_a() if next_cells(group, records)]
-    if unfinished:
-        raise SystemExit(f"{len(unfinished)} groups of A are not finished: run A first.")
-    points: dict[str, dict[str, int]] = {}
-    scores: dict[str, float] = {}
-    for group in groups_a():
-        name, point = group.row.name, best_point(group, records)
-        points.setdefault(name, {})[group.task] = point
-        loss = loss_of(of_group(group, records)[point, group.seeds[0]])
-        scores[name] = scores.get(name, 0) + math.log(loss)
-    families: dict[str, list[Row]] = {}
-    for row in MAIN:
-        families.setdefault(row.family, []).append(row)
-    best = {name: min(rows, key=lambda row: scores[row.name]) for name, rows in families.items()}
-    return {family: (row, points[row.name]) for family, row in best.items()}
+def groups_a(frames: Frames) -> list[Group]:
+    """The first candidate, Adam, the other candidates, and the other rivals."""
+    rows = list(map(candidate, candidates(frames)))
+    rows = [*rows[:2], RIVALS[0], *rows[2:], *RIVALS[1:]]
+    return [about("A", task, row) for row in rows for task in CENTRES["A"]]
 
 
-def groups_b(records: Sequence[Record]) -> list[Group]:
-    """The best row of each family on all tasks B, about the best rate of the related task of A."""
-    groups = []
-    for task, like in TASKS_B.items():
-        for family, (row, points) in chosen(records).items():
-            if family in NOT_ON_B:
-                continue
-            middle = points[like] if like else sorted(points.values())[len(points) // 2]
-            groups.append(about("B", task, row, middle, GRID_B))
-    return groups
+def recipes(frames: Frames, dtype: str | None = None) -> list[Row]:
+    """Adafactor's recipe with Nesterov's and with plain momentum, each at the better b1 of A."""
+    found = scores((row for pair in RECIPES.values() for row in pair), frames)
+    best = {n: min(B1S, key=lambda b1: found[recipe(b1, n).name]) for n in (True, False)}
+    return [recipe(b1, nesterov, dtype) for nesterov, b1 in best.items()]
 
 
-def groups_of(study: str, of_a: Sequence[Record]) -> list[Group]:
-    """The groups of a study. Those of B depend on the records of A."""
-    if study == "B":
-        return groups_b(of_a)
-    return {"A": groups_a, "C": groups_c, "delay": groups_delay}[study]()
+def groups_report(study: str, frames: Frames) -> list[Group]:
+    """The groups of B or D, once A is finished and the library has what it chose."""
+    if any(next_cells(group, frames[group.task]) for group in groups_a(frames)):
+        raise SystemExit("A is not finished: run A first.")
+    if winner(frames) != LIBRARY:
+        raise SystemExit(f"A chose {winner(frames)}: change the library and LIBRARY first.")
+    wide, narrow = recipes(frames), recipes(frames, "bfloat16")
+    eight = [OURS, NARROW, adam(0.5), adam(0.9), adam(0.9, True), *wide, narrow[0]]
+    every = [*eight, *OTHERS, narrow[1], adam(0.8), adam(0.8, True), adam(0.5, True)]
+    found = []
+    for task in CENTRES[study]:
+        rows = every + [MUON] * (task in TASKS_OF_MUON)
+        if task == "images_b":
+            rows = [*eight, *OTHERS[:3]]
+        elif task in ("images_d", "larger_d"):
+            rows = eight
+        elif task == "decay_d":
+            rows = [OURS, NARROW, adam(0.9), adam(0.9, True), wide[0]]
+        found += [about(study, task, row) for row in rows]
+    return found
+
+
+def groups_of(study: str, frames: Frames) -> list[Group]:
+    """The groups of a study. All depend on the results of A, `frames`."""
+    return groups_a(frames) if study == "A" else groups_report(study, frames)
 
 
 def size(groups: Iterable[Group]) -> int:
-    """How many runs these are, without what is added beyond the edges."""
+    """How many runs these are, without what is added beside the grids."""
     return sum(len(group.points) + len(group.seeds) - 1 for group in groups)
 
 
 def row_of(name: str) -> Row:
     """The row of a name."""
-    if name not in ROWS:
-        raise SystemExit(f"--optimizer {name!r} is not a row of the plan. Rows: {', '.join(ROWS)}.")
-    return ROWS[name]
+    of_a = [c._replace(kappa=kappa) for c in FIRST for kappa in (1.0, *KAPPAS)]
+    recipes = [recipe(b1, n, dtype) for n in RECIPES for b1 in B1S for dtype in (None, "bfloat16")]
+    every = [*map(candidate, of_a), *RIVALS, *recipes, OURS, NARROW, *OTHERS, MUON]
+    rows = {row.name: row for row in (*every, adam(0.8), adam(0.8, True))}
+    if name not in rows:
+        raise SystemExit(f"--optimizer {name!r} is not a row of the plan. Rows: {', '.join(rows)}.")
+    return rows[name]

@@ -7,6 +7,8 @@ import os
 from pathlib import Path
 from typing import NamedTuple
 
+import pandas as pd
+
 FOLDER = Path(__file__).parents[1] / "results" / "evidence"
 
 
@@ -32,15 +34,11 @@ class Record(NamedTuple):
 
 
 def line(values: object) -> str:
-    """A line of a CSV file."""
+    """A line of a CSV file, numbers with six digits."""
     text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerow(values)
+    shown = (f"{x:.6g}" if isinstance(x, float) else x for x in values)
+    csv.writer(text, lineterminator="\n").writerow(shown)
     return text.getvalue()
-
-
-def shown(record: Record) -> str:
-    """The line of a record, numbers with six digits."""
-    return line(f"{x:.6g}" if isinstance(x, float) else x for x in record)
 
 
 def append(record: Record, folder: Path = FOLDER, name: str | None = None) -> None:
@@ -55,33 +53,25 @@ def append(record: Record, folder: Path = FOLDER, name: str | None = None) -> No
         file.seek(0)
         whole = file.read().rfind(b"\n") + 1
         file.truncate(whole)
-        file.write(((line(Record._fields) if whole == 0 else "") + shown(record)).encode())
+        file.write(((line(Record._fields) if whole == 0 else "") + line(record)).encode())
         file.flush()
         os.fsync(file.fileno())
 
 
-def read(task: str, folder: Path = FOLDER) -> list[Record]:
+def read(task: str, folder: Path = FOLDER) -> pd.DataFrame:
     """The whole lines of a file, which has the name of its task."""
     path = folder / f"{task}.csv"
-    if not path.exists():
-        return []
-    text = path.read_bytes()
-    rows = csv.DictReader(io.StringIO(text[: text.rfind(b"\n") + 1].decode()))
-    return [_record(row) for row in rows]
+    text = path.read_bytes() if path.exists() else line(Record._fields).encode()
+    whole = io.BytesIO(text[: text.rfind(b"\n") + 1])
+    return pd.read_csv(whole, dtype={"diverged": bool, "data": str})
 
 
 def check_data(task: str, data: str, folder: Path) -> None:
     """Runs on other data are not compared with those that are in `folder`."""
-    others = {record.data for record in read(task, folder)} - {data}
+    others = set(read(task, folder).data) - {data}
     if others:
         raise SystemExit(
             f"{folder / task}.csv holds runs on other data: {', '.join(others)}; here they are "
-            f"{data}. The text of Python, NumPy and JAX depends on their versions: use those of "
-            "the results, or another --folder."
+            f"{data}. The text of Python and NumPy depends on their versions: use those of the "
+            "results, or another --folder."
         )
-
-
-def _record(row: dict[str, str]) -> Record:
-    kinds = Record.__annotations__
-    values = {k: (v == "True") if kinds[k] is bool else kinds[k](v) for k, v in row.items()}
-    return Record(**values)

@@ -1,4 +1,4 @@
-"""``python -m benchmarks.evidence.run A`` (or delay, B, C): what of it has not run yet.
+"""``python -m benchmarks.evidence.run A`` (then B, D): what of it has not run yet.
 
 With --task, --optimizer, --rate and --seed instead: one run, printed and not written.
 """
@@ -12,7 +12,7 @@ import jax
 from tqdm import tqdm
 
 from benchmarks.evidence import plan, results
-from benchmarks.evidence.plan import Cell, Group
+from benchmarks.evidence.plan import Cell, Frames, Group
 from benchmarks.evidence.results import Record
 from benchmarks.evidence.task import digest
 from benchmarks.evidence.tasks import MAKERS, task
@@ -41,9 +41,9 @@ class Runner:
         return Record(*cell, plan=plan.VERSION, data=self.data, **result._asdict())
 
 
-def groups(study: str, folder: Path) -> list[Group]:
-    """The groups of a study."""
-    return plan.groups_of(study, [r for name in plan.TASKS_A for r in results.read(name, folder)])
+def of_a(folder: Path) -> Frames:
+    """The results of tasks A."""
+    return {task: results.read(task, folder) for task in plan.CENTRES["A"]}
 
 
 def work(todo: list[Group], run_cell: RunCell, folder: Path) -> Iterator[Record]:
@@ -68,18 +68,22 @@ def pin(number: int) -> None:
 
 
 def study(name: str, number: int, of: int, folder: Path) -> None:
-    """Run a shard of a study under a progress bar."""
-    mine = groups(name, folder)[number::of]
-    done = sum(len(plan.of_group(g, results.read(g.task, folder))) for g in mine)
-    with tqdm(total=max(plan.size(mine), done), initial=done, unit="run") as bar:
-        for record in work(mine, Runner(folder), folder):
-            bar.set_description(f"{record.task}, {record.optimizer}: {record.best:.4f}")
-            bar.total = max(bar.total, bar.n + 1)
-            bar.update()
+    """Run a shard of a study under a progress bar. What A has left may depend on what it found."""
+    runner = Runner(folder)
+    while True:
+        groups = plan.groups_of(name, of_a(folder))[number::of]
+        left = [g for g in groups if plan.next_cells(g, results.read(g.task, folder))]
+        if not left:
+            return
+        done = sum(len(plan.losses(g, results.read(g.task, folder))) for g in groups)
+        with tqdm(total=max(plan.size(groups), done), initial=done, unit="run") as bar:
+            for record in work(left, runner, folder):
+                bar.set_description(f"{record.task}, {record.optimizer}: {record.best:.4f}")
+                bar.update()
 
 
 def main() -> None:
-    """Read the arguments."""
+    """Run a study, or print one run."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.evidence.run", description=__doc__)
     add = parser.add_argument
     add("study", nargs="?", choices=tuple(plan.SEEDS), help="which part of the plan")
@@ -98,9 +102,8 @@ def main() -> None:
     elif None in cell:
         parser.error("name a study, or all of --task, --optimizer, --rate and --seed.")
     else:
-        print(
-            results.line(Record._fields) + results.shown(Runner(args.folder)(Cell(*cell))), end=""
-        )
+        record = Runner(args.folder)(Cell(*cell))
+        print(results.line(Record._fields) + results.line(record), end="")
 
 
 if __name__ == "__main__":

@@ -28,6 +28,7 @@ class Task:
       steps: the length of a run.
       test: the accuracy on the test set, or None.
       clip: the largest global norm of a gradient.
+      decay: of the matrices, decoupled as in AdamW; the rate multiplies it.
       in_loop: whether steps run in a loop of the program. Not for convolutions: on a CPU XLA makes
         them ten times as slow there.
     """
@@ -41,6 +42,7 @@ class Task:
     steps: int
     test: Callable[[Params, Any], jax.Array] | None = None
     clip: float = 1.0
+    decay: float = 0.0
     in_loop: bool = True
 
 

@@ -1,25 +1,28 @@
-"""The tasks by name: A to choose, B to report, the delay's batch sizes, C for the clip."""
+"""The tasks by name: A to choose, B and D to report."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cache, partial
 from typing import Any
 
-from benchmarks.evidence import finetune, images, language, sparse, text
+from benchmarks.evidence import finetune, images, language, larger, sparse, text
 from benchmarks.evidence.task import Task
 
 SMALL = partial(language.transformer_init, 2, 128)  # 0.47 million parameters
 
 
-def of_bytes(
-    name: str, init: Callable[..., Any], model: language.Model, part: str, steps: int, batch: int
-) -> Task:
+def of_bytes(init: Callable[..., Any], model: language.Model, part: str, name: str) -> Task:
     """Predicting the next byte of a part of the sources."""
-    return language.language(name, init, model, text.sources(part), steps, batch)
+    return language.language(name, init, model, text.as_bytes(part), 600, 8)
 
 
-def small(steps: int, batch: int, name: str, part: str = "a") -> Task:
-    """The small transformer on a part of the sources."""
-    return of_bytes(name, SMALL, language.transformer, part, steps, batch)
+small = partial(of_bytes, SMALL, language.transformer)
+lstm = partial(of_bytes, language.lstm_init, language.lstm)
+
+
+def decayed(part: str, name: str) -> Task:
+    """The small transformer with a weight decay of 0.1."""
+    return replace(small(part, name), decay=0.1)
 
 
 def residual(epochs: int, name: str) -> Task:
@@ -40,22 +43,22 @@ def heavy(part: str, name: str) -> Task:
 
 
 MAKERS: dict[str, Callable[[str], Task]] = {
-    "language_a": partial(small, 600, 8),
+    "language_a": partial(small, "a"),
     "images_a": lambda name: images.images(name, "mnist", images.small_init, images.small, 2, 64),
     "sparse_a": lambda name: sparse.skip_gram(name, "a", 3000),
     "language_b": finetune.large,
-    "lstm_b": lambda name: of_bytes(name, language.lstm_init, language.lstm, "b", 600, 8),
+    "lstm_b": partial(lstm, "b"),
     "finetune_b": finetune.finetune,
     "images_b": partial(residual, 5),
     "sparse_b": partial(vectors, "b"),
     "heavy_b": partial(heavy, "b"),
-    "delay_2": partial(small, 400, 2),
-    "delay_8": partial(small, 400, 8),
-    "delay_32": partial(small, 400, 32),
-    "language_c": partial(small, 600, 8, part="jax"),
-    "images_c": partial(residual, 2),
-    "sparse_c": partial(vectors, "jax"),
-    "heavy_c": partial(heavy, "jax"),
+    "language_d": partial(small, text.SYMPY),
+    "lstm_d": partial(lstm, text.SYMPY),
+    "sparse_d": partial(vectors, text.SYMPY),
+    "heavy_d": partial(heavy, text.SYMPY),
+    "images_d": partial(residual, 10),
+    "decay_d": partial(decayed, text.SYMPY),
+    "larger_d": larger.larger,
 }
 
 

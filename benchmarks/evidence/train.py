@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import optax
 import optax.contrib
 
-from benchmarks.evidence.optimizers import Row, direction
+from benchmarks.evidence.optimizers import Row
 from benchmarks.evidence.task import Params, Task, start
 
 POINTS = 10  # of the learning curve
@@ -50,6 +50,11 @@ def shape(steps: int, constant: bool) -> optax.Schedule:
     return at
 
 
+def matrices(params: Params) -> Any:
+    """What decays: leaves of two axes or more."""
+    return jax.tree.map(lambda p: p.ndim > 1, params)
+
+
 class Program:
     """What is compiled for a task and an optimizer: the same for all rates and seeds."""
 
@@ -68,8 +73,13 @@ class Program:
     def tx(self, rate: jax.Array) -> optax.GradientTransformation:
         """The optimizer at a rate, behind the clip of the global norm."""
         of_one = shape(self.steps, self.row.schedule_free)
+        rates = optax.scale_by_learning_rate(lambda count: rate * of_one(count))
         clip = optax.clip_by_global_norm(self.task.clip) if self.row.clipped else optax.identity()
-        return optax.chain(clip, direction(self.row, lambda count: rate * of_one(count)))
+        decay = optax.add_decayed_weights(self.task.decay, matrices)
+        tx = optax.chain(self.row.make(), decay if self.task.decay else optax.identity(), rates)
+        if self.row.schedule_free:
+            tx = optax.contrib.schedule_free(tx, lambda count: rate * of_one(count), b1=0.9)
+        return optax.chain(clip, tx)
 
     def step(self, carry: Any, rate: jax.Array, data: Any, batch: Any) -> Any:
         """One step; the loss is that before it."""
