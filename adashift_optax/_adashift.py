@@ -6,14 +6,16 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from jax.typing import ArrayLike, DTypeLike
+from optax import GradientTransformationExtraArgs, Params
 
-from adashift_optax import _blocks, _checks, _ring
+from adashift_optax import _checks, _ring
 from adashift_optax import _numbers as num
-from adashift_optax._blocks import BlockAxes, Phi
-from adashift_optax._boxes import Arrays, Paths, leaf_by_leaf, map_leaves
-from adashift_optax._xla import apart_on_cpu, zeros_like
+from adashift_optax._blocks import BlockAxes, Blocks, Phi, check_block_axes
+from adashift_optax._boxes import Arrays, Paths, each, leaf_by_leaf, zeros_of
+from adashift_optax._chain import narrowing
+from adashift_optax._checks import Moments
+from adashift_optax._xla import apart_on_cpu
 
 # The defaults of every public function, in this one place: the paper's.
 N, B1, B2, EPS, PHI = 10, 0.9, 0.999, 1e-10, "max"
@@ -61,7 +63,7 @@ def scale_by_adashift(
     phi: Phi = PHI,
     block_axes: BlockAxes = None,
     queue_dtype: DTypeLike | None = None,
-) -> optax.GradientTransformationExtraArgs:
+) -> GradientTransformationExtraArgs:
     """Rescales updates by AdaShift, without a learning rate. See :func:`adashift`.
 
     Args:
@@ -76,114 +78,78 @@ def scale_by_adashift(
     Returns:
       An ``optax.GradientTransformationExtraArgs`` whose state is a :class:`ScaleByAdashiftState`.
     """
-    return num.narrowing(direction(b1, b2, eps, n, phi, block_axes, queue_dtype))
-
-
-class Rule(NamedTuple):
-    """The arguments of :func:`scale_by_adashift`, checked."""
-
-    b1: ArrayLike
-    b2: ArrayLike
-    eps: ArrayLike
-    n: int
-    phi: Phi
-    block_axes: BlockAxes
-    queue_dtype: np.dtype | None
-
-    @property
-    def averages(self) -> bool:
-        """Whether m_t is more than g_t: unless n = 1, or b1 = 0 is known before jit."""
-        return self.n > 1 and not (isinstance(self.b1, float) and self.b1 == 0)
-
-    @property
-    def has_queue(self) -> bool:
-        """Whether gradients that leave the queue are needed."""
-        return self.averages or self.phi == "none"
+    return narrowing(direction(b1, b2, eps, n, phi, block_axes, queue_dtype))
 
 
 def direction(
     b1: Any, b2: Any, eps: Any, n: Any, phi: Any, block_axes: Any, queue_dtype: Any
-) -> optax.GradientTransformationExtraArgs:
+) -> GradientTransformationExtraArgs:
     """:func:`scale_by_adashift`, whose updates are float32 or wider."""
-    rule = Rule(
-        *_checks.check_moments(b1, b2, eps),
-        _checks.check_n(N if n is None else n),
-        _checks.check_phi(phi),
-        _blocks.check_block_axes(block_axes),
-        _checks.check_bfloat16("queue_dtype", queue_dtype),
-    )
-    return leaf_by_leaf(ScaleByAdashiftState, partial(init, rule), partial(update, rule))
+    moments, n = _checks.check_moments(b1, b2, eps), _checks.check_n(N if n is None else n)
+    dtype = _checks.check_bfloat16("queue_dtype", queue_dtype)
+    blocks = Blocks(_checks.check_phi(phi), check_block_axes(block_axes))
+    averages = n > 1 and not num.is_zero(moments[0])  # otherwise m_t = g_t
+    start = partial(init, n, averages, blocks, dtype)
+    return leaf_by_leaf(ScaleByAdashiftState, start, partial(update, moments, n, blocks))
 
 
-def init(rule: Rule, params: optax.Params) -> ScaleByAdashiftState:
+def init(
+    n: int, averages: bool, blocks: Blocks, dtype: np.dtype | None, params: Params
+) -> ScaleByAdashiftState:
     """The state before the first update."""
-    _checks.check_no_names(params)
-    _checks.check_inexact(
-        "params", params, "queue_dtype" * bool(rule.queue_dtype and rule.has_queue)
-    )
-    nu = _blocks.init_cells(params, rule.phi, rule.block_axes)
-    zeros = partial(map_leaves, lambda p: zeros_like(p, num.accumulator_dtype(p)))
+    of_elements = blocks.phi == "none"
+    has_queue = averages or of_elements
+    _checks.check_params(params, "queue_dtype" if has_queue and dtype else "")
+    nu = blocks.init(params)
     return ScaleByAdashiftState(
         count=jnp.zeros([], jnp.int32),
         slot=jnp.zeros([], jnp.int32),
-        mu=zeros(params) if rule.averages else None,
+        mu=zeros_of(params) if averages else None,
         nu=nu,
-        queue=_ring.rings(params, rule.n, rule.queue_dtype) if rule.has_queue else None,
-        nu_queue=None if rule.phi == "none" else _ring.rings(nu, rule.n),
+        queue=_ring.rings(params, n, dtype) if has_queue else None,
+        nu_queue=None if of_elements else _ring.rings(nu, n),
     )
 
 
 def update(
-    rule: Rule, g: Arrays, paths: Paths, old: ScaleByAdashiftState
+    moments: Moments, n: int, blocks: Blocks, g: Arrays, paths: Paths, old: ScaleByAdashiftState
 ) -> tuple[Arrays, ScaleByAdashiftState]:
     """u_t and the next state, all trees as lists of leaves."""
-    b1, b2, eps, n, phi, block_axes, _ = rule
-    t, slot = optax.safe_increment(old.count), old.slot
-    statistic = partial(_blocks.squares, paths=paths, like=old.nu, phi=phi, block_axes=block_axes)
+    b1, b2, eps = moments
+    t, slot, queue, nu_queue = num.next_count(old.count), old.slot, old.queue, old.nu_queue
 
     # The queue takes in g_t and gives out g_{t-n}.
-    queue, g_in, g_out = old.queue, g, g
-    if rule.has_queue:
-        queue, g_in, g_out = _ring.push(old.queue, g, slot, n)
+    g_in = g_out = g
+    if queue is not None:
+        queue, g_in, g_out = _ring.push(queue, g, slot, n)
 
     # m_t = sum_{i<n} b1^i g_{t-i} / sum_{i<n} b1^i
-    mu = windowed(old.mu, g_in, g_out, b1, n) if rule.averages else None
-    m = [num.widened(x) for x in g] if mu is None else mu
+    mu = None if old.mu is None else each(partial(windowed, b1, n), old.mu, g_in, g_out)
+    m = each(num.widened, g) if mu is None else mu
 
     # v_t = b2 v_{t-1} + (1 - b2) phi(g_{t-n}^2)
-    nu_queue = old.nu_queue
-    if phi == "none":
-        x = statistic(g_out)
+    if nu_queue is None:
+        x = blocks.squares(g_out, paths, old.nu)
     else:
         x = _ring.read(nu_queue, slot, n)
-        nu_queue = _ring.write(nu_queue, statistic(apart_on_cpu(g)), slot)
-    nu = [num.joined(v, x, num.one_minus(b2, v.dtype)) for v, x in zip(old.nu, x, strict=True)]
+        today = blocks.squares(apart_on_cpu(g), paths, old.nu)
+        nu_queue = _ring.write(nu_queue, today, slot)
+    nu = each(lambda v, x: num.joined(v, x, num.one_minus(b2, v.dtype)), old.nu, x)
 
     # vhat_t = v_t / (1 - b2^(t-n)),   u_t = m_t / (sqrt(vhat_t) + eps)
     to_vhat = 1 / num.one_minus_power(b2, t - n, num.widest(v.dtype for v in nu))
-    scales = [num.inverse_root(v * to_vhat.astype(v.dtype), eps) for v in nu]
-    scales = _blocks.spread(scales, len(m), phi, block_axes)
-    u = [num.times(m, scale) for m, scale in zip(m, scales, strict=True)]
+    scales = each(lambda v: num.inverse_root(v * to_vhat.astype(v.dtype), eps), nu)
+    u = each(num.times, m, blocks.spread(scales, len(m)))
     return u, ScaleByAdashiftState(t, _ring.after(slot, n), mu, nu, queue, nu_queue)
 
 
-def windowed(mu: Arrays, g: Arrays, old: Arrays, b1: ArrayLike, n: int) -> Arrays:
-    """m_t by its recurrence, whose rounding errors shrink by b1 at every step."""
-    weights = {m.dtype: _weights(b1, n, m.dtype) for m in mu}
-
-    def one(m: jax.Array, g: jax.Array, old: jax.Array) -> jax.Array:
-        keep, enter, leave = (jnp.asarray(w, m.dtype) for w in weights[m.dtype])
-        return keep * m + (enter * g.astype(m.dtype) - leave * old.astype(m.dtype))
-
-    return [one(*leaves) for leaves in zip(mu, g, old, strict=True)]
-
-
-def _weights(b1: ArrayLike, n: int, dtype: jnp.dtype) -> list[Any]:
-    """The weights of m_{t-1}, g_t and g_{t-n} in m_t."""
+def windowed(b1: ArrayLike, n: int, m: jax.Array, g: jax.Array, old: jax.Array) -> jax.Array:
+    """m_t of one leaf by its recurrence, whose rounding errors shrink by b1 at every step."""
     xp = jnp
     if isinstance(b1, float):
         # Rounded first, or a gradient would fade by another b1 than the one it leaves with.
-        xp, b1 = np, float(np.asarray(b1, jnp.finfo(dtype).dtype))
+        xp, b1 = np, float(np.asarray(b1, jnp.finfo(m.dtype).dtype))
     powers = b1 ** xp.arange(n + 1, dtype=xp.result_type(b1))
     total = xp.sum(powers[:-1])
-    return [b1, 1 / total, powers[-1] / total]
+    keep, enter, leave = (jnp.asarray(w, m.dtype) for w in (b1, 1 / total, powers[-1] / total))
+    return keep * m + (enter * g.astype(m.dtype) - leave * old.astype(m.dtype))

@@ -1,20 +1,15 @@
 """The optimizers with a learning rate, as users chain them."""
 
-import math
 from collections.abc import Callable
 from typing import Any
 
-import jax
-import jax.numpy as jnp
-import numpy as np
 import optax
 from jax.typing import ArrayLike, DTypeLike
 
-from adashift_optax import _checks
 from adashift_optax._adashift import B1, B2, EPS, PHI, direction
 from adashift_optax._blocks import BlockAxes, Phi
+from adashift_optax._chain import add_decay, narrowing, scale_by_rate
 from adashift_optax._factored import factored_direction
-from adashift_optax._numbers import Updated, narrowing
 
 Mask = Any | Callable[[optax.Params], Any] | None
 
@@ -30,7 +25,7 @@ def adashift(
     block_axes: BlockAxes = None,
     queue_dtype: DTypeLike | None = None,
 ) -> optax.GradientTransformationExtraArgs:
-    r"""AdaShift, the paper's optimizer: each gradient is scaled by a v made of older gradients only.
+    r"""AdaShift, the paper's optimizer: each gradient is scaled by a v of older gradients only.
 
     In Adam :math:`v_t` contains :math:`g_t^2`, so a large gradient shrinks its own step. AdaShift
     computes :math:`v_t` from gradients at least n steps old and the momentum from the latest n.
@@ -184,9 +179,9 @@ def adashift_factored(
 ) -> optax.GradientTransformationExtraArgs:
     r"""AdaShift with factors: half of Adam's memory, and no update waits for a sum.
 
-    What needs a sum is a step old, what needs none is of today. R and C are running means of squared
-    gradients over each row and each column, as in Adafactor, and the step uses those of the step
-    before. Of today only the element's own square joins its v. With :math:`g_t` the incoming
+    What needs a sum is a step old, what needs none is of today. R and C are running means of
+    squared gradients over each row and each column, as in Adafactor, and the step uses those of the
+    step before. Of today only the element's own square joins its v. With :math:`g_t` the incoming
     updates, :math:`\beta_1` = ``b1``, :math:`\beta_2` = ``b2``, :math:`\epsilon` = ``eps``,
     :math:`\alpha_t` = ``learning_rate``, :math:`\lambda` = ``weight_decay``:
 
@@ -207,8 +202,8 @@ def adashift_factored(
     are the last two axes of a leaf, and each index of its leading axes has its own. In a leaf of
     rank 0 or 1 every element keeps its own v.
 
-    :math:`v_t` contains :math:`g_t^2` with the weight :math:`a_t`, so the paper's Theorem 5 does not
-    hold for it exactly, and on a single element it is Adam with the momentum behind the scale.
+    :math:`v_t` contains :math:`g_t^2` with the weight :math:`a_t`, so the paper's Theorem 5 does
+    not hold for it exactly, and on a single element it is Adam with the momentum behind the scale.
 
     Gradients that are not finite make the update not finite, as in ``optax.adam`` (use
     ``optax.apply_if_finite``). An element whose square is not finite makes a step of 0, and its
@@ -257,45 +252,3 @@ def adashift_factored(
     """
     tx = factored_direction(b1, b2, eps, mu_dtype)
     return narrowing(optax.chain(tx, add_decay(weight_decay, mask), scale_by_rate(learning_rate)))
-
-
-def scale_by_rate(learning_rate: optax.ScalarOrSchedule) -> optax.GradientTransformation:
-    """``optax.scale_by_learning_rate``, of a rate that is one finite number."""
-    remedy = "Pass e.g. learning_rate=1e-2."
-    if callable(learning_rate):
-        rates = learning_rate
-        return optax.scale_by_learning_rate(
-            lambda count: _checks.check_scalar("learning_rate", rates(count), remedy)
-        )
-    rate = _checks.check_number("learning_rate", learning_rate, -math.inf, math.inf, remedy, True)
-    return optax.scale_by_learning_rate(rate)
-
-
-def add_decay(weight_decay: optax.ScalarOrSchedule, mask: Mask) -> optax.GradientTransformation:
-    """``optax.add_decayed_weights``, which would broadcast parameters of other shapes."""
-    if not callable(weight_decay):
-        remedy = "Pass e.g. weight_decay=1e-4."
-        weight_decay = _checks.check_number("weight_decay", weight_decay, 0, math.inf, remedy)
-    if isinstance(mask, bool | np.bool_ | jax.Array) and isinstance(weight_decay, jax.Array):
-        raise TypeError(  # optax.inject_hyperparams has called a mask as if it were a schedule
-            "mask must be None, a tree of bools like the parameters or a callable that makes one; "
-            f"got {mask!r}, with a weight_decay that is an array. Under optax.inject_hyperparams "
-            'list a callable mask in static_args: (*STATIC_ARGS, "mask").'
-        )
-    if isinstance(weight_decay, float) and weight_decay == 0:
-        return optax.identity()
-    decay = optax.add_decayed_weights(weight_decay)
-
-    def update(updates: optax.Updates, state: optax.OptState, params: Any = None) -> Updated:
-        leaves = jax.tree_util.tree_leaves_with_path(updates)
-        for (path, u), p in zip(leaves, jax.tree.leaves(params), strict=False):
-            if jnp.shape(u) != jnp.shape(p):
-                raise ValueError(
-                    f"params must have the shapes of updates; got {list(jnp.shape(p))} at "
-                    f"{_checks.at(path)} for an update of {list(jnp.shape(u))}. Pass the "
-                    "parameters that the updates are for."
-                )
-        return decay.update(updates, state, params)
-
-    checked = optax.GradientTransformation(decay.init, update)
-    return checked if mask is None else optax.masked(checked, mask)

@@ -1,13 +1,12 @@
 """phi: what the squared gradients of a block tell about its scale.
 
-What is kept of the blocks, v or a delayed phi(g^2), is a list of arrays: the cells. A block is a
-whole leaf, or the `block_axes` of a leaf, or with phi="none" an element.
+What is kept of the blocks, v or a delayed phi(g^2), is a list of arrays: the cells.
 """
 
-import math
 import numbers
 from collections.abc import Callable, Sequence
-from typing import Any, Literal
+from functools import partial
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -16,14 +15,13 @@ from jax.typing import ArrayLike
 from optax import Params
 
 from adashift_optax import _checks
-from adashift_optax._boxes import Paths, map_leaves, map_to_others
+from adashift_optax._boxes import Arrays, Paths, each, map_leaves, map_to_others
 from adashift_optax._numbers import accumulator_dtype, mean, squared, widest
 from adashift_optax._xla import zeros_like
 
 Phi = Literal["max", "mean", "none"] | Callable[[jax.Array], ArrayLike]
 AxesOf = Callable[[KeyPath, jax.ShapeDtypeStruct], Sequence[int] | None]
 BlockAxes = Sequence[int] | AxesOf | None
-Arrays = list[jax.Array]
 
 # The cells of so many whole leaves are one vector, so that hundreds of leaves cost a few small
 # kernels. In one vector of all, XLA would compile one kernel for each index that is read.
@@ -38,99 +36,90 @@ def largest(x: jax.Array, axes: tuple[int, ...]) -> jax.Array:
 REDUCTIONS = {"max": largest, "mean": mean}
 
 
-def is_pooled(phi: Phi, block_axes: BlockAxes) -> bool:
-    """Whether each block is a whole leaf, so that the cells of several leaves are one vector."""
-    return block_axes is None and phi != "none"
+class Blocks(NamedTuple):
+    """What shares one v: an element (phi="none"), `axes` of a leaf, or (None) a whole leaf."""
+
+    phi: Phi
+    axes: BlockAxes
+
+    @property
+    def pooled(self) -> bool:
+        """Whether blocks are whole leaves, so that the cells of several are one vector."""
+        return self.axes is None and self.phi != "none"
+
+    def init(self, params: Params) -> Any:
+        """Cells of 0: vectors, or a tree like `params` in which the reduced axes have size 1."""
+
+        def zeros(path: KeyPath, p: jax.Array) -> jax.Array:
+            zeros = zeros_like(p, accumulator_dtype(p, real=True))
+            axes = () if self.phi == "none" else axes_of(self.axes, path, p)
+            # A reduction, not a fresh array, so that the axes that stay keep their sharding.
+            return jnp.sum(zeros, axes, keepdims=True) if axes else zeros
+
+        leaves = jax.tree.leaves(params)
+        if not leaves or not self.pooled:
+            return (map_leaves if self.phi == "none" else map_to_others)(zeros, params)
+        dtype = widest(accumulator_dtype(p, real=True) for p in leaves)
+        return tuple(jnp.zeros([len(pool)], dtype) for pool in pools_of(leaves))
+
+    def squares(self, g: Arrays, paths: Paths, like: Arrays) -> Arrays:
+        """phi(g^2) of every block: cells of the dtypes of `like`."""
+        cells = each(squared, g)
+        if self.phi != "none":
+            axes = [axes_of(self.axes, path, x) for path, x in zip(paths, g, strict=True)]
+            cells = each(partial(phi_of, self.phi), cells, axes)
+        if self.pooled:
+            dtype = like[0].dtype
+            cells = [jnp.stack([x.astype(dtype) for x in pool]) for pool in pools_of(cells)]
+        return each(lambda x, v: x.astype(v.dtype).reshape(v.shape), cells, like)
+
+    def spread(self, cells: Arrays, leaves: int) -> Arrays:
+        """Each leaf's cells, in a shape that broadcasts to it."""
+        index = partial(jax.lax.index_in_dim, keepdims=False)
+        return [index(cells[i // POOL], i % POOL) for i in range(leaves)] if self.pooled else cells
 
 
-def init_cells(params: Params, phi: Phi, block_axes: BlockAxes) -> Any:
-    """Cells of 0 for `params`: vectors, or a tree in which the reduced axes have size 1."""
-
-    def zeros(p: jax.Array) -> jax.Array:
-        return zeros_like(p, accumulator_dtype(p, real=True))
-
-    def reduced(path: KeyPath, p: jax.Array) -> jax.Array:
-        axes = _axes(block_axes, path, p)
-        # A reduction, not a fresh array, so that the axes that stay keep their sharding.
-        return jnp.sum(zeros(p), axes, keepdims=True) if axes else zeros(p)
-
-    if phi == "none":
-        return map_leaves(zeros, params)
-    leaves = jax.tree.leaves(params)
-    if not leaves or not is_pooled(phi, block_axes):
-        return map_to_others(reduced, params, with_path=True)
-    dtype = widest(accumulator_dtype(p, real=True) for p in leaves)
-    return tuple(jnp.zeros([len(pool)], dtype) for pool in _pools(leaves))
-
-
-def squares(g: Arrays, paths: Paths, like: Arrays, phi: Phi, block_axes: BlockAxes) -> Arrays:
-    """phi(g^2) of every block: cells of the dtypes of `like`."""
-    if phi == "none":
-        cells = [squared(x) for x in g]
-    elif is_pooled(phi, block_axes):
-        each = [_phi_of(phi, squared(x), tuple(range(x.ndim))) for x in g]
-        cells = [
-            jnp.stack([x.astype(v.dtype) for x in pool])
-            for pool, v in zip(_pools(each), like, strict=True)
-        ]
-    else:
-        cells = [
-            _phi_of(phi, squared(x), _axes(block_axes, path, x))
-            for x, path in zip(g, paths, strict=True)
-        ]
-    return [x.astype(v.dtype).reshape(v.shape) for x, v in zip(cells, like, strict=True)]
-
-
-def spread(cells: Arrays, leaves: int, phi: Phi, block_axes: BlockAxes) -> Arrays:
-    """Each leaf's cells, in a shape that broadcasts to it."""
-    if not is_pooled(phi, block_axes):
-        return cells
-    index = jax.lax.index_in_dim
-    return [index(cells[i // POOL], i % POOL, keepdims=False) for i in range(leaves)]
-
-
-def _pools(leaves: Arrays) -> list[Arrays]:
+def pools_of(leaves: Arrays) -> list[Arrays]:
+    """`leaves` in groups that share a vector."""
     return [leaves[i : i + POOL] for i in range(0, len(leaves), POOL)]
 
 
-def _phi_of(phi: Phi, g2: jax.Array, axes: tuple[int, ...]) -> jax.Array:
+def phi_of(phi: Phi, g2: jax.Array, axes: tuple[int, ...]) -> jax.Array:
     """Phi over `axes` of each block; of nothing it is 0."""
     if not callable(phi):
         return REDUCTIONS[phi](g2, axes)
     kept = [a for a in range(g2.ndim) if a not in axes]
-    num_blocks = math.prod(g2.shape[a] for a in kept)
     if not g2.size:
-        return jnp.zeros(num_blocks, g2.dtype)
-    if not kept:  # without vmap, so that phi may use collectives
-        return _checks.check_phi_value(phi(g2))
-    blocks = jnp.transpose(g2, (*kept, *axes))
-    blocks = blocks.reshape(num_blocks, *(g2.shape[a] for a in axes))
-    return jax.vmap(lambda block: _checks.check_phi_value(phi(block)))(blocks)
+        return jnp.zeros([g2.shape[a] for a in kept], g2.dtype)
+
+    def of_block(block: jax.Array) -> jax.Array:
+        return _checks.check_phi_value(phi(block))
+
+    for _ in kept:
+        of_block = jax.vmap(of_block)
+    return of_block(jnp.transpose(g2, (*kept, *axes)))
 
 
-def check_block_axes(block_axes: Any) -> Any:
-    """`block_axes`, None, a tuple of ints or a callable."""
-    if block_axes is None or callable(block_axes):
-        return block_axes
-    if isinstance(block_axes, (tuple, list)) and all(map(_is_axis, block_axes)):
-        return tuple(block_axes)
+def check_block_axes(axes: Any) -> Any:
+    """`axes`, None, a tuple of ints or a callable."""
+    if axes is None or callable(axes):
+        return axes
+    is_list = isinstance(axes, (tuple, list))
+    if is_list and all(isinstance(a, numbers.Integral) and not isinstance(a, bool) for a in axes):
+        return tuple(axes)
     rule = "None, a tuple of ints or a callable (path, leaf) -> tuple | None"
     remedy = "Pass e.g. block_axes=(-2, -1)."
-    _checks.refuse(TypeError, "block_axes", rule, repr(block_axes), remedy)
+    _checks.refuse(TypeError, "block_axes", rule, repr(axes), remedy)
 
 
-def _is_axis(a: object) -> bool:
-    return isinstance(a, numbers.Integral) and not isinstance(a, bool)
-
-
-def _axes(block_axes: BlockAxes, path: KeyPath, leaf: jax.Array) -> tuple[int, ...]:
+def axes_of(axes: Any, path: KeyPath, leaf: jax.Array) -> tuple[int, ...]:
     """The axes of one leaf that are reduced, in [0, ndim) and in their order."""
-    ndim, axes = jnp.ndim(leaf), block_axes
+    ndim = jnp.ndim(leaf)
     if callable(axes):
         axes = axes(path, jax.ShapeDtypeStruct(jnp.shape(leaf), jnp.result_type(leaf)))
     if axes is None:
         return tuple(range(ndim))
-    axes = check_block_axes(axes)
+    axes = tuple(check_block_axes(axes))
     if any(not -ndim <= a < ndim for a in axes) or len({a % ndim for a in axes}) < len(axes):
         got = f"{axes} for the leaf {_checks.at(path)} of rank {ndim}"
         remedy = "Pass a callable (path, leaf) -> tuple | None to choose axes leaf by leaf."

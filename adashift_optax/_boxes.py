@@ -7,9 +7,8 @@ Flax. A box may hold any tree: one array, none (``optax.MaskedNode``) or several
 """
 
 import dataclasses
-from collections.abc import Callable
-from functools import partial
-from itertools import zip_longest
+from collections.abc import Callable, Sequence
+from itertools import starmap, zip_longest
 from typing import Any, NamedTuple, TypeVar
 
 import jax
@@ -19,19 +18,16 @@ import optax
 from jax.tree_util import KeyPath
 from optax import OptState, Params, Updates
 
-from adashift_optax._checks import at, check_inexact, check_state, dtype_of
-from adashift_optax._numbers import Updated
+from adashift_optax._checks import check_inexact, check_state, dtype_of, refuse
+from adashift_optax._numbers import accumulator_dtype
+from adashift_optax._xla import zeros_like
 
 Tree = TypeVar("Tree")
 State = TypeVar("State", bound=NamedTuple)
 Arrays = list[jax.Array]
 Paths = list[KeyPath]
+Updated = tuple[Updates, OptState]
 
-# Whether gradients, parameters and state are 64 bits wide is free.
-_NARROWER = {
-    jnp.dtype("float64"): jnp.dtype("float32"),
-    jnp.dtype("complex128"): jnp.dtype("complex64"),
-}
 # Metadata of nnx.Variable that name the axes; the second overrides the first in nnx.Optimizer.
 _NAMES = ("out_sharding", "optimizer_sharding", "sharding_names", "sharding")
 
@@ -54,20 +50,17 @@ def unboxed(tree: Params) -> Params:
     return jax.tree.map(value, tree, is_leaf=is_box)
 
 
-def map_leaves(make: Callable[..., jax.Array], tree: Tree, with_path: bool = False) -> Tree:
-    """`make`(leaf), or `make`(path, leaf), for every array of `tree`, in a box of the same kind."""
+def map_leaves(make: Callable[[KeyPath, Any], jax.Array], tree: Tree) -> Tree:
+    """`make`(path, leaf) for every array of `tree`, in a box of the same kind."""
 
     def visit(path: KeyPath, x: Any) -> Params:
         if not is_box(x):
-            return make(path, x) if with_path else make(x)
+            return make(path, x)
         old = unboxed(x)
         new = jax.tree_util.tree_map_with_path(lambda more, y: visit((*path, *more), y), old)
         if hasattr(x, "get_metadata"):
-            names = {
-                key: _rename(value, old, new)
-                for key, value in x.get_metadata().items()
-                if key in _NAMES and value is not None
-            }
+            given = {k: x.get_metadata().get(k) for k in _NAMES}
+            names = {k: _rename(v, old, new) for k, v in given.items() if v is not None}
             return x.replace(new, **names)
         if hasattr(x, "names"):
             x = dataclasses.replace(x, names=_rename(x.names, old, new))
@@ -76,13 +69,18 @@ def map_leaves(make: Callable[..., jax.Array], tree: Tree, with_path: bool = Fal
     return jax.tree_util.tree_map_with_path(visit, tree, is_leaf=is_box)
 
 
-def map_to_others(make: Callable[..., jax.Array], tree: Tree, with_path: bool = False) -> Any:
+def zeros_of(params: Params, dtype: np.dtype | None = None) -> Params:
+    """Zeros like `params`, of float32 or wider, or of `dtype`."""
+    return map_leaves(lambda _, p: zeros_like(p, dtype or accumulator_dtype(p)), params)
+
+
+def map_to_others(make: Callable[[KeyPath, Any], jax.Array], tree: Any) -> Any:
     """:func:`map_leaves` where `make` gives arrays of another shape than the leaf's.
 
     Of a tree without leaves it is one number: by such a tree ``optax.tree.map_params`` asks what in
     a state is like the parameters, and a number says that this is not.
     """
-    return map_leaves(make, tree, with_path) if jax.tree.leaves(tree) else jnp.zeros([])
+    return map_leaves(make, tree) if jax.tree.leaves(tree) else jnp.zeros([])
 
 
 def _rename(names: Any, old: Any, new: Params) -> Any:
@@ -100,6 +98,11 @@ def _rename(names: Any, old: Any, new: Params) -> Any:
         for name, size, now in zip(names, shape, new.shape[lead:], strict=False)
     )
     return (*(None,) * lead, *kept)
+
+
+def each(function: Callable[..., Any], *lists: Sequence[Any]) -> list[Any]:
+    """`function` of the items of lists, leaf by leaf."""
+    return [function(*leaves) for leaves in zip(*lists, strict=True)]
 
 
 def leaf_by_leaf(
@@ -145,26 +148,22 @@ def check_together(updates: Updates, state: OptState, init: Callable[[Params], A
         is_complex = jnp.issubdtype(dtype_of(x), jnp.complexfloating)
         return jax.ShapeDtypeStruct(np.shape(x), jnp.complex64 if is_complex else jnp.float32)
 
-    def named(tree: Any) -> list[tuple[Any, str]]:
-        """For each leaf what must be the same, and words for it."""
-        leaves = jax.tree_util.tree_leaves_with_path(unboxed(tree))
-        return [
-            (
-                (name_of(path), np.shape(x), _NARROWER.get(dtype_of(x), dtype_of(x))),
-                f"{dtype_of(x)}{list(np.shape(x))} at {at(path)}",
-            )
-            for path, x in leaves
-        ]
+    def named(path: KeyPath, x: Any) -> tuple[str, list[int], str]:
+        kind = str(dtype_of(x))
+        # Whether gradients, parameters and state are 64 bits wide is free.
+        kind = {"float64": "float32", "complex128": "complex64"}.get(kind, kind)
+        return jax.tree_util.keystr(path, simple=True, separator="/"), list(np.shape(x)), kind
 
-    name_of = partial(jax.tree_util.keystr, simple=True, separator="/")
     expected = jax.eval_shape(init, jax.tree.map(parameter, updates))
-    for old, new in zip_longest(named(state), named(expected)):
-        if old is None or new is None or old[0] != new[0]:
-            found, wanted = (x[1] if x else "nothing more" for x in (old, new))
-            raise ValueError(
-                f"state and updates must belong together; got a state with {found}, where init "
-                f"makes {wanted} for these updates. Pass gradients of the parameters that init "
-                "saw, and the state of an optimizer with the same arguments; or call init again. "
-                "Gradients of real parameters must be real (jnp.real), of complex ones complex "
-                "(x.astype)."
+    flatten = jax.tree_util.tree_leaves_with_path
+    leaves = (starmap(named, flatten(unboxed(tree))) for tree in (state, expected))
+    for pair in zip_longest(*leaves):
+        if pair[0] != pair[1]:
+            found, wanted = (f"{x[2]}{x[1]} at {x[0]}" if x else "nothing more" for x in pair)
+            got = f"a state with {found}, where init makes {wanted} for these updates"
+            remedy = (
+                "Pass gradients of the parameters that init saw, and the state of an optimizer "
             )
+            remedy += "with the same arguments; or call init again. Gradients of real parameters "
+            remedy += "must be real (jnp.real), of complex ones complex (x.astype)."
+            refuse(ValueError, "state and updates", "of one optimizer", got, remedy)

@@ -16,6 +16,7 @@ from jax.tree_util import KeyPath
 from jax.typing import ArrayLike
 
 State = TypeVar("State")
+Moments = tuple[Any, Any, Any]  # b1, b2, eps: floats, arrays or traced
 
 STATIC_ARGS: tuple[str, ...] = ("n", "phi", "block_axes", "queue_dtype")
 """What `optax.inject_hyperparams` must leave alone in `adashift`: its `static_args`."""
@@ -30,18 +31,16 @@ def check_n(n: Any) -> int:
     """`n` as a Python int >= 1."""
     if isinstance(n, (int, np.integer)) and not isinstance(n, bool) and 1 <= n < 2**31 - 1:
         return int(n)
-    remedy = 'Pass e.g. n=10; under optax.inject_hyperparams list "n" in static_args, as '
-    remedy += "adashift_optax.STATIC_ARGS does."
+    remedy = (
+        "Pass e.g. n=10; under optax.inject_hyperparams static_args=adashift_optax.STATIC_ARGS."
+    )
     refuse(ValueError, "n", "a Python int >= 1 (steps of delay)", repr(n), remedy)
 
 
-def check_moments(b1: Any, b2: Any, eps: Any) -> tuple[Any, Any, Any]:
+def check_moments(b1: Any, b2: Any, eps: Any) -> Moments:
     """These three in their ranges."""
-    return (
-        check_number("b1", b1, 0, 1, "Pass e.g. b1=0.9."),
-        check_number("b2", b2, 0, 1, "Pass e.g. b2=0.999."),
-        check_number("eps", eps, 0, math.inf, "Pass e.g. eps=1e-10."),
-    )
+    b1, b2 = (check_number(k, x, 0, 1, f"Pass e.g. {k}=0.9.") for k, x in (("b1", b1), ("b2", b2)))
+    return b1, b2, check_number("eps", eps, 0, math.inf, "Pass e.g. eps=1e-10.")
 
 
 def check_number(
@@ -64,18 +63,23 @@ def check_number(
     with np.errstate(over="ignore", under="ignore"):
         rounded = np.asarray(float(value)).astype(jnp.result_type(float))
     if not low <= float(value) < high or not np.isfinite(rounded):
-        rule = f"in [{low:g}, {high:g})" if math.isfinite(high) else "finite"
-        rule += f" and >= {low:g}" if math.isinf(high) and math.isfinite(low) else ""
-        refuse(ValueError, name, rule, repr(value), remedy)
+        refuse(ValueError, name, f"finite and in [{low:g}, {high:g})", repr(value), remedy)
     return jnp.asarray(value, float if whole else None) if array else float(value)
 
 
-def check_scalar(name: str, value: Any, remedy: str) -> Any:
-    """`value`, which a schedule has given, is one real number."""
-    real = isinstance(value, (jax.Array, np.ndarray, np.number, int, float))
-    if not real or isinstance(value, bool) or jnp.shape(value) or jnp.iscomplexobj(value):
-        refuse(TypeError, name, "a real scalar", repr(value), remedy)
-    return value
+def check_scheduled(name: str, value: Any, low: float, remedy: str, narrow: bool = False) -> Any:
+    """`value`, a finite number >= `low`, or a schedule whose every value is one real number."""
+    if not callable(value):
+        return check_number(name, value, low, math.inf, remedy, narrow)
+
+    def schedule(count: Any) -> Any:
+        x = value(count)
+        real = isinstance(x, (jax.Array, np.ndarray, np.number, int, float))
+        if not real or isinstance(x, bool) or jnp.shape(x) or jnp.iscomplexobj(x):
+            refuse(TypeError, name, "a real scalar", repr(x), remedy)
+        return x
+
+    return schedule
 
 
 def check_phi(phi: Any) -> Any:
@@ -98,14 +102,12 @@ def check_phi_value(x: ArrayLike) -> jax.Array:
 
 def check_bfloat16(name: str, dtype: Any) -> np.dtype | None:
     """`dtype`, None or bfloat16."""
-    try:
-        found = None if dtype is None else jnp.dtype(dtype)
-    except TypeError:
-        found = dtype
-    if found is not None and found != jnp.bfloat16:
+    if dtype is None:
+        return None
+    if dtype not in (jnp.bfloat16, "bfloat16"):
         remedy = f"Pass {name}=jnp.bfloat16, or None for float32 or wider."
         refuse(ValueError, name, "None or bfloat16", repr(dtype), remedy)
-    return found
+    return jnp.dtype(jnp.bfloat16)
 
 
 def dtype_of(x: Any) -> np.dtype:
@@ -126,8 +128,12 @@ def check_inexact(name: str, tree: Any, narrow: str = "") -> None:
             refuse(TypeError, narrow, "None for complex parameters", got, f"Leave {narrow} out.")
 
 
-def check_no_names(params: Any) -> None:
-    """No array of `params` is in a node that names its axes, as Haliax and Penzai have them."""
+def check_params(params: Any, narrow: str = "") -> None:
+    """Every leaf is float or complex (with `narrow` set, real), and no axes have names.
+
+    Haliax and Penzai have nodes of a tree that name the axes of the array in them.
+    """
+    check_inexact("params", params, narrow)
 
     def is_named(x: Any) -> bool:
         return any(hasattr(x, name) for name in ("axes", "named_axes", "named_shape"))
@@ -143,8 +149,7 @@ def check_state(state: object, of: type[State]) -> State:
     """`state`, which is one `of` this library."""
     if not isinstance(state, of):
         rule = f"the {of.__name__} that init or the last update returned"
-        remedy = "Keep one state per optimizer; if it comes from a checkpoint, restore it into the "
-        remedy += "target tx.init(params)."
+        remedy = "Keep one state per optimizer, and restore a checkpoint into tx.init(params)."
         refuse(TypeError, "state", rule, type(state).__name__, remedy)
     return state
 

@@ -1,20 +1,22 @@
 """Factored AdaShift: what needs a sum is a step old, what needs none is of today."""
 
-from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
+from jax.tree_util import KeyPath
 from jax.typing import ArrayLike, DTypeLike
+from optax import GradientTransformationExtraArgs, Params
 
 from adashift_optax import _checks
 from adashift_optax import _numbers as num
 from adashift_optax._adashift import B1, B2, EPS
-from adashift_optax._boxes import Arrays, Paths, leaf_by_leaf, map_leaves, map_to_others
-from adashift_optax._xla import apart_on_cpu, readers, zeros_like
+from adashift_optax._boxes import Arrays, Paths, each, leaf_by_leaf, map_to_others, zeros_of
+from adashift_optax._chain import narrowing
+from adashift_optax._checks import Moments
+from adashift_optax._xla import apart_on_cpu, zeros_like
 
 
 class ScaleByAdashiftFactoredState(NamedTuple):
@@ -46,7 +48,7 @@ def scale_by_adashift_factored(
     b2: ArrayLike = B2,
     eps: ArrayLike = EPS,
     mu_dtype: DTypeLike | None = None,
-) -> optax.GradientTransformationExtraArgs:
+) -> GradientTransformationExtraArgs:
     """Rescales updates by factored AdaShift, without a learning rate.
 
     See :func:`adashift_factored`.
@@ -61,67 +63,54 @@ def scale_by_adashift_factored(
       An ``optax.GradientTransformationExtraArgs`` whose state is a
       :class:`ScaleByAdashiftFactoredState`.
     """
-    return num.narrowing(factored_direction(b1, b2, eps, mu_dtype))
-
-
-class Rule(NamedTuple):
-    """The arguments of :func:`scale_by_adashift_factored`, checked."""
-
-    b1: ArrayLike
-    b2: ArrayLike
-    eps: ArrayLike
-    mu_dtype: np.dtype | None
-
-    @property
-    def averages(self) -> bool:
-        """Whether there is momentum: unless b1 = 0 is known before jit."""
-        return not (isinstance(self.b1, float) and self.b1 == 0)
+    return narrowing(factored_direction(b1, b2, eps, mu_dtype))
 
 
 def factored_direction(
     b1: Any, b2: Any, eps: Any, mu_dtype: Any
-) -> optax.GradientTransformationExtraArgs:
+) -> GradientTransformationExtraArgs:
     """:func:`scale_by_adashift_factored`, whose updates are float32 or wider."""
     moments = _checks.check_moments(b1, b2, eps)
-    rule = Rule(*moments, _checks.check_bfloat16("mu_dtype", mu_dtype))
-    return leaf_by_leaf(ScaleByAdashiftFactoredState, partial(init, rule), partial(update, rule))
+    dtype = _checks.check_bfloat16("mu_dtype", mu_dtype)
+    start = partial(init, not num.is_zero(moments[0]), dtype)
+    return leaf_by_leaf(ScaleByAdashiftFactoredState, start, partial(update, moments))
 
 
-def init(rule: Rule, params: optax.Params) -> ScaleByAdashiftFactoredState:
-    """The state before the first update."""
-    _checks.check_no_names(params)
-    _checks.check_inexact("params", params, "mu_dtype" * bool(rule.mu_dtype and rule.averages))
+def init(averages: bool, dtype: np.dtype | None, params: Params) -> ScaleByAdashiftFactoredState:
+    """The state before the first update; without momentum unless it `averages`."""
+    _checks.check_params(params, "mu_dtype" if averages and dtype else "")
 
-    def reduced(axes: tuple[int, ...], p: jax.Array) -> jax.Array:
+    def reduced(axes: tuple[int, ...], path: KeyPath, p: jax.Array) -> jax.Array:
+        del path
         zeros = zeros_like(p, num.accumulator_dtype(p, real=True))
         if zeros.ndim < 2:
             return zeros if axes == (-1,) else jnp.zeros([], zeros.dtype)
         # A reduction, so that the axes that stay keep their sharding.
         return jnp.sum(zeros, axes, keepdims=True)
 
-    zeros = partial(map_leaves, lambda p: zeros_like(p, rule.mu_dtype or num.accumulator_dtype(p)))
     return ScaleByAdashiftFactoredState(
         jnp.zeros([], jnp.int32),
-        zeros(params) if rule.averages else None,
+        zeros_of(params, dtype) if averages else None,
         *(map_to_others(partial(reduced, axes), params) for axes in ((-1,), (-2,), (-2, -1))),
     )
 
 
 def update(
-    rule: Rule, g: Arrays, paths: Paths, old: ScaleByAdashiftFactoredState
+    moments: Moments, g: Arrays, paths: Paths, old: ScaleByAdashiftFactoredState
 ) -> tuple[Arrays, ScaleByAdashiftFactoredState]:
     """u_t and the next state, all trees as lists of leaves."""
     del paths
-    b1, b2, eps, _ = rule
-    t = optax.safe_increment(old.count)
-    shares = {v.dtype: share(b2, t, v.dtype) for v in old.rows}
-    factors = (old.rows, old.columns, old.means, [shares[v.dtype] for v in old.rows])
+    (b1, b2, eps), t = moments, num.next_count(old.count)
+    a = [share(b2, t, v.dtype) for v in old.rows]
+    factors = (old.rows, old.columns, old.means, a)
     # XLA on CPU would store what is made of g for two readers, and copy mu: 3 times as slow.
-    g, g_again, g_rows, g_columns = readers(g, 4)
+    g_again = apart_on_cpu(g)
+    g_rows = apart_on_cpu(g_again)
+    g_columns = apart_on_cpu(g_rows)
 
     # v_t = (1 - a_t) R_{t-1} C_{t-1} / mean(R_{t-1}) + a_t g_t^2,   s_t = g_t / (sqrt(v_t) + eps)
     mu, u = None, each(partial(scaled, eps), g, *factors)
-    if rule.averages:
+    if old.mu is not None:
         # m_t = b1 m_{t-1} + (1 - b1) s_t
         mu = each(partial(averaged, b1), old.mu, u)
         # u_t = b1 m_t / (1 - b1^(t+1)) + (1 - b1) s_t / (1 - b1^t), with s_t made again
@@ -131,11 +120,6 @@ def update(
     # R_t, C_t and mean(R_t): nothing above waits for them.
     new = each(means, g_rows, g_columns, *factors)
     return u, ScaleByAdashiftFactoredState(t, mu, *([x[k] for x in new] for k in range(3)))
-
-
-def each(function: Callable[..., Any], *lists: Arrays) -> list[Any]:
-    """`function` of the items of lists, leaf by leaf."""
-    return [function(*leaves) for leaves in zip(*lists, strict=True)]
 
 
 def share(b2: ArrayLike, t: jax.Array, dtype: jnp.dtype) -> jax.Array:
@@ -160,13 +144,8 @@ def scaled(
 def averaged(b1: ArrayLike, m: jax.Array, s: jax.Array) -> jax.Array:
     """m_t of one leaf, rounded to the dtype of the state before the update is made of it."""
     narrow, m = m.dtype, num.widened(m)
-    m = num.decayed(
-        m, s.astype(m.dtype), num.one_minus(b1, jnp.finfo(m.dtype).dtype).astype(m.dtype)
-    )
-    if narrow != m.dtype:
-        # Converting back and forth may be dropped by XLA as excess precision.
-        m = jax.lax.reduce_precision(m, jnp.finfo(narrow).nexp, jnp.finfo(narrow).nmant)
-    return m.astype(narrow)
+    m = num.decayed(m, s.astype(m.dtype), num.one_minus(b1, m.dtype))
+    return num.rounded(m, narrow).astype(narrow)
 
 
 @num.inlined

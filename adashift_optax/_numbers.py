@@ -6,16 +6,12 @@ whose square overflows makes a step of 0; what enters the window is at most 2^12
 
 from collections.abc import Iterable
 from functools import partial
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 from jax.typing import ArrayLike
-from optax import OptState, Updates
-
-Updated = tuple[Updates, OptState]
 
 # For what is done to one leaf: without an outer jit one call instead of one for each operation.
 inlined = partial(jax.jit, inline=True)
@@ -103,6 +99,25 @@ def times(m: jax.Array, scale: jax.Array) -> jax.Array:
     return m.astype(dtype) * scale.astype(dtype)
 
 
+def is_zero(b: object) -> bool:
+    """Whether `b` is known to be 0 before jit: a traced one may be more."""
+    return isinstance(b, float) and b == 0
+
+
+def next_count(count: jax.Array) -> jax.Array:
+    """t, which stops at the largest int32."""
+    return jnp.asarray(optax.safe_increment(count))
+
+
+def rounded(x: jax.Array, dtype: jnp.dtype) -> jax.Array:
+    """`x` in its own dtype, rounded to what `dtype` can hold."""
+    info = jnp.finfo(dtype)
+    if info.bits >= jnp.finfo(x.dtype).bits:
+        return x
+    # Not by converting back and forth, which XLA may drop as excess precision.
+    return jax.lax.reduce_precision(x, info.nexp, info.nmant)
+
+
 @inlined
 def inverse_root(x: jax.Array, eps: ArrayLike) -> jax.Array:
     """1 / (sqrt(x) + eps), and 0 where x is 0: no scale yet, no step."""
@@ -122,22 +137,3 @@ def bounded(g: jax.Array, maxexp: int | None = None) -> jax.Array:
         return jax.lax.complex(bounded(g.real, maxexp), bounded(g.imag, maxexp))
     limit = jnp.asarray(2.0 ** ((maxexp or jnp.finfo(g.dtype).maxexp) - 8), g.dtype)
     return jax.lax.select(jnp.isfinite(g), jax.lax.clamp(-limit, g, limit), g)
-
-
-def narrowing(tx: optax.GradientTransformation) -> optax.GradientTransformationExtraArgs:
-    """`tx`, whose updates are wide, with updates in the dtypes that an optimizer gives them.
-
-    That is the wider of the gradient's and, where `params` are given for all of `updates`, the
-    parameter's, as in ``optax.adam``. They are rounded once: a narrow direction times a small rate
-    may be 0.
-    """
-    extended = optax.with_extra_args_support(tx)
-
-    def update(updates: Updates, state: OptState, params: Any = None, **extra: Any) -> Updated:
-        wide = jax.tree.map(widened, params)
-        wide, state = extended.update(updates, state, wide, **extra)
-        (u, tree), given, theirs = jax.tree.flatten(wide), *map(jax.tree.leaves, (updates, params))
-        pairs = zip(given, theirs if len(theirs) == len(given) else given, strict=True)
-        return tree.unflatten(x.astype(wider(*p)) for x, p in zip(u, pairs, strict=True)), state
-
-    return optax.GradientTransformationExtraArgs(tx.init, update)

@@ -19,19 +19,20 @@ from typing import TypeVar
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.tree_util import KeyPath
 
-from adashift_optax._boxes import map_to_others
-from adashift_optax._numbers import accumulator_dtype, bounded, inlined, widened
+from adashift_optax._boxes import Arrays, map_to_others
+from adashift_optax._numbers import accumulator_dtype, bounded, inlined, rounded, widened
 from adashift_optax._xla import as_bits, from_bits, zeros_like
 
 Tree = TypeVar("Tree")
-Arrays = list[jax.Array]
 
 
 def rings(tree: Tree, n: int, dtype: np.dtype | None = None) -> Tree:
     """Rings of n + 1 slots of zeros for `tree`, of float32 or wider, or of the bits of `dtype`."""
 
-    def ring(x: jax.Array) -> jax.Array:
+    def ring(path: KeyPath, x: jax.Array) -> jax.Array:
+        del path
         zeros = zeros_like(x, accumulator_dtype(x) if dtype is None else jnp.dtype(jnp.uint16))
         # Broadcasting zeros in the place of x, unlike zeros(shape), keeps its sharding.
         return jnp.broadcast_to(zeros, (n + 1, *zeros.shape))
@@ -73,9 +74,8 @@ def _storable(g: jax.Array, ring: jnp.dtype) -> jax.Array:
     """`g` rounded to what a slot can hold, in float32 or wider."""
     if ring != jnp.uint16:
         return bounded(g.astype(ring))
-    info = jnp.finfo(jnp.bfloat16)
-    # Not by converting back and forth, which XLA may drop as excess precision.
-    return jax.lax.reduce_precision(bounded(widened(g), info.maxexp), info.nexp, info.nmant)
+    maxexp = jnp.finfo(jnp.bfloat16).maxexp
+    return rounded(bounded(widened(g), maxexp), jnp.dtype(jnp.bfloat16))
 
 
 def _encoded(stored: jax.Array, ring: jnp.dtype) -> jax.Array:

@@ -37,14 +37,6 @@ def apart_on_cpu(tree: Tree) -> Tree:
     return jax.lax.platform_dependent(tree, cpu=barrier, default=lambda tree: tree)
 
 
-def readers(tree: Tree, count: int) -> list[Tree]:
-    """`tree` for so many readers, each apart from the others on CPU."""
-    trees = [tree]
-    for _ in range(count - 1):
-        trees.append(apart_on_cpu(trees[-1]))
-    return trees
-
-
 def zeros_like(x: jax.Array, dtype: jnp.dtype) -> jax.Array:
     """Zeros in the place of `x`, also under jit on a mesh whose axes are `AxisType.Auto`."""
     zeros = jnp.zeros_like(x, dtype)

@@ -6,7 +6,7 @@ import jax
 import optax
 from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 
-from adashift_optax._checks import check_arrays, check_transformation
+from adashift_optax._checks import check_arrays, check_transformation, refuse
 
 
 def opt_state_shardings(tx: optax.GradientTransformation, params: optax.Params) -> Any:
@@ -45,26 +45,23 @@ def opt_state_shardings(tx: optax.GradientTransformation, params: optax.Params) 
     shardings = [getattr(leaf, "sharding", None) for leaf in jax.tree.leaves(params)]
     meshes = {s.mesh for s in shardings if isinstance(s, NamedSharding)}
     if len(meshes) != 1:
-        raise ValueError(
-            f"params must be on one mesh; got {len(meshes)} meshes. Give every sharded parameter a "
-            "NamedSharding on the same jax.sharding.Mesh."
-        )
+        remedy = "Give every sharded parameter a NamedSharding on the same jax.sharding.Mesh."
+        refuse(ValueError, "params", "on one mesh", f"{len(meshes)} meshes", remedy)
     (mesh,) = meshes
     types = (AxisType.Explicit,) * len(mesh.axis_names)
     explicit = AbstractMesh(mesh.axis_sizes, mesh.axis_names, axis_types=types)
 
-    def abstract(leaf: Any) -> jax.ShapeDtypeStruct:
+    def place(mesh: Mesh | AbstractMesh, leaf: Any) -> NamedSharding:
         sharding = getattr(leaf, "sharding", None)
         spec = sharding.spec if isinstance(sharding, NamedSharding) else PartitionSpec()
-        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=NamedSharding(explicit, spec))
+        return NamedSharding(mesh, spec)
+
+    def abstract(leaf: Any) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place(explicit, leaf))
 
     with jax.sharding.use_abstract_mesh(explicit):
         state = jax.eval_shape(tx.init, jax.tree.map(abstract, params))
-    return jax.tree.map(lambda leaf: _on(mesh, leaf.sharding), state)
-
-
-def _on(mesh: Mesh | AbstractMesh, sharding: Any) -> NamedSharding:
-    return NamedSharding(mesh, sharding.spec if sharding is not None else PartitionSpec())
+    return jax.tree.map(lambda leaf: place(mesh, leaf), state)
 
 
 def state_bytes(tx: optax.GradientTransformation, params: optax.Params) -> int:
@@ -91,5 +88,5 @@ def state_bytes(tx: optax.GradientTransformation, params: optax.Params) -> int:
     """
     check_transformation(tx)
     check_arrays(params, or_numbers=True)
-    state: Any = jax.eval_shape(tx.init, params)
-    return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state))
+    state = jax.tree.leaves(jax.eval_shape(tx.init, params))
+    return sum(leaf.size * leaf.dtype.itemsize for leaf in state)
