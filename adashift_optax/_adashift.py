@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 from jax.typing import ArrayLike, DTypeLike
 from optax import GradientTransformationExtraArgs, Params
 
@@ -97,8 +98,7 @@ def init(
     n: int, averages: bool, blocks: Blocks, dtype: np.dtype | None, params: Params
 ) -> ScaleByAdashiftState:
     """The state before the first update."""
-    of_elements = blocks.phi == "none"
-    has_queue = averages or of_elements
+    has_queue = averages or blocks.phi == "none"
     _checks.check_params(params, "queue_dtype" if has_queue and dtype else "")
     nu = blocks.init(params)
     return ScaleByAdashiftState(
@@ -107,7 +107,7 @@ def init(
         mu=zeros_of(params) if averages else None,
         nu=nu,
         queue=_ring.rings(params, n, dtype) if has_queue else None,
-        nu_queue=None if of_elements else _ring.rings(nu, n),
+        nu_queue=None if blocks.phi == "none" else _ring.rings(nu, n),
     )
 
 
@@ -115,8 +115,8 @@ def update(
     moments: Moments, n: int, blocks: Blocks, g: Arrays, paths: Paths, old: ScaleByAdashiftState
 ) -> tuple[Arrays, ScaleByAdashiftState]:
     """u_t and the next state, all trees as lists of leaves."""
-    b1, b2, eps = moments
-    t, slot, queue, nu_queue = num.next_count(old.count), old.slot, old.queue, old.nu_queue
+    (b1, b2, eps), (_, slot, _, _, queue, nu_queue) = moments, old
+    t: Any = optax.safe_increment(old.count)
 
     # The queue takes in g_t and gives out g_{t-n}.
     g_in = g_out = g

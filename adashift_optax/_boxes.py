@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.sharding import NamedSharding, PartitionSpec
 from jax.tree_util import KeyPath
 from optax import OptState, Params, Updates
 
@@ -28,6 +29,7 @@ Arrays = list[jax.Array]
 Paths = list[KeyPath]
 Updated = tuple[Updates, OptState]
 
+COUNTERS = ("count", "slot")  # the fields of a state that are no trees
 # Metadata of nnx.Variable that name the axes; the second overrides the first in nnx.Optimizer.
 _NAMES = ("out_sharding", "optimizer_sharding", "sharding_names", "sharding")
 
@@ -88,14 +90,15 @@ def _rename(names: Any, old: Any, new: Params) -> Any:
 
     They are the names of one array. Of a box that holds none or several, they stay as they are.
     """
-    if not isinstance(new, jax.Array) or not isinstance(names, (str, tuple, list)):
+    if isinstance(names, NamedSharding):
+        return NamedSharding(names.mesh, PartitionSpec(*_rename(names.spec, old, new)))
+    if not isinstance(new, jax.Array) or not isinstance(names, (str, Sequence, PartitionSpec)):
         return names
     names = (names,) if isinstance(names, str) else names  # Flax takes one name as it is
-    shape = jnp.shape(old)
-    lead = new.ndim - len(shape)
+    lead = new.ndim - jnp.ndim(old)
     kept = (
         name if size == now else None
-        for name, size, now in zip(names, shape, new.shape[lead:], strict=False)
+        for name, size, now in zip(names, jnp.shape(old), new.shape[lead:], strict=False)
     )
     return (*(None,) * lead, *kept)
 
@@ -115,9 +118,6 @@ def leaf_by_leaf(
     So boxes and containers of gradients, parameters and state need not be the same.
     """
 
-    def flat(name: str, tree: Any) -> Any:
-        return tree if tree is None or name in ("count", "slot") else jax.tree.leaves(tree)
-
     def like(tree: Tree, other: Any) -> Tree:
         return jax.tree.unflatten(jax.tree.structure(tree), jax.tree.leaves(other))
 
@@ -127,7 +127,8 @@ def leaf_by_leaf(
         leaves = jax.tree_util.tree_leaves_with_path(unboxed(updates))
         if not leaves:
             return updates, known
-        old = known._replace(**{name: flat(name, x) for name, x in known._asdict().items()})
+        trees = {k: x for k, x in known._asdict().items() if x is not None and k not in COUNTERS}
+        old = known._replace(**{name: jax.tree.leaves(tree) for name, tree in trees.items()})
         u, new = step([x for _, x in leaves], [path for path, _ in leaves], old)
         return like(updates, u), like(known, new)
 

@@ -11,7 +11,7 @@ from optax import OptState, Updates
 
 from adashift_optax import _checks
 from adashift_optax._boxes import Updated, each
-from adashift_optax._numbers import widened, wider
+from adashift_optax._numbers import widened
 
 
 def narrowing(tx: optax.GradientTransformation) -> optax.GradientTransformationExtraArgs:
@@ -27,7 +27,9 @@ def narrowing(tx: optax.GradientTransformation) -> optax.GradientTransformationE
         wide, state = extended.update(updates, state, jax.tree.map(widened, params), **extra)
         (u, tree), given, theirs = jax.tree.flatten(wide), *map(jax.tree.leaves, (updates, params))
         theirs = theirs if len(theirs) == len(given) else given
-        return tree.unflatten(each(lambda u, g, p: u.astype(wider(g, p)), u, given, theirs)), state
+        with jax.numpy_dtype_promotion("standard"):
+            kinds = each(lambda *x: jnp.promote_types(*map(jnp.result_type, x)), given, theirs)
+        return tree.unflatten(each(lambda u, kind: u.astype(kind), u, kinds)), state
 
     return optax.GradientTransformationExtraArgs(tx.init, update)
 

@@ -31,9 +31,7 @@ def check_n(n: Any) -> int:
     """`n` as a Python int >= 1."""
     if isinstance(n, (int, np.integer)) and not isinstance(n, bool) and 1 <= n < 2**31 - 1:
         return int(n)
-    remedy = (
-        "Pass e.g. n=10; under optax.inject_hyperparams static_args=adashift_optax.STATIC_ARGS."
-    )
+    remedy = "Pass e.g. n=10; under optax.inject_hyperparams with static_args=STATIC_ARGS."
     refuse(ValueError, "n", "a Python int >= 1 (steps of delay)", repr(n), remedy)
 
 
@@ -102,12 +100,10 @@ def check_phi_value(x: ArrayLike) -> jax.Array:
 
 def check_bfloat16(name: str, dtype: Any) -> np.dtype | None:
     """`dtype`, None or bfloat16."""
-    if dtype is None:
-        return None
-    if dtype not in (jnp.bfloat16, "bfloat16"):
+    if dtype not in (None, jnp.bfloat16, "bfloat16"):
         remedy = f"Pass {name}=jnp.bfloat16, or None for float32 or wider."
         refuse(ValueError, name, "None or bfloat16", repr(dtype), remedy)
-    return jnp.dtype(jnp.bfloat16)
+    return None if dtype is None else jnp.dtype(jnp.bfloat16)
 
 
 def dtype_of(x: Any) -> np.dtype:

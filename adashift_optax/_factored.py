@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 from jax.tree_util import KeyPath
 from jax.typing import ArrayLike, DTypeLike
 from optax import GradientTransformationExtraArgs, Params
@@ -17,6 +18,8 @@ from adashift_optax._boxes import Arrays, Paths, each, leaf_by_leaf, map_to_othe
 from adashift_optax._chain import narrowing
 from adashift_optax._checks import Moments
 from adashift_optax._xla import apart_on_cpu, zeros_like
+
+Factors = tuple[jax.Array, jax.Array, jax.Array, jax.Array]  # of one leaf: R, C, mean(R), and a_t
 
 
 class ScaleByAdashiftFactoredState(NamedTuple):
@@ -80,8 +83,7 @@ def init(averages: bool, dtype: np.dtype | None, params: Params) -> ScaleByAdash
     """The state before the first update; without momentum unless it `averages`."""
     _checks.check_params(params, "mu_dtype" if averages and dtype else "")
 
-    def reduced(axes: tuple[int, ...], path: KeyPath, p: jax.Array) -> jax.Array:
-        del path
+    def reduced(axes: tuple[int, ...], _: KeyPath, p: jax.Array) -> jax.Array:
         zeros = zeros_like(p, num.accumulator_dtype(p, real=True))
         if zeros.ndim < 2:
             return zeros if axes == (-1,) else jnp.zeros([], zeros.dtype)
@@ -99,26 +101,26 @@ def update(
     moments: Moments, g: Arrays, paths: Paths, old: ScaleByAdashiftFactoredState
 ) -> tuple[Arrays, ScaleByAdashiftFactoredState]:
     """u_t and the next state, all trees as lists of leaves."""
-    del paths
-    (b1, b2, eps), t = moments, num.next_count(old.count)
+    b1, b2, eps = moments
+    t: Any = optax.safe_increment(old.count)
     a = [share(b2, t, v.dtype) for v in old.rows]
-    factors = (old.rows, old.columns, old.means, a)
+    factors = [*zip(old.rows, old.columns, old.means, a, strict=True)]
     # XLA on CPU would store what is made of g for two readers, and copy mu: 3 times as slow.
     g_again = apart_on_cpu(g)
     g_rows = apart_on_cpu(g_again)
     g_columns = apart_on_cpu(g_rows)
 
     # v_t = (1 - a_t) R_{t-1} C_{t-1} / mean(R_{t-1}) + a_t g_t^2,   s_t = g_t / (sqrt(v_t) + eps)
-    mu, u = None, each(partial(scaled, eps), g, *factors)
+    mu, u = None, each(partial(scaled, eps), g, factors)
     if old.mu is not None:
         # m_t = b1 m_{t-1} + (1 - b1) s_t
         mu = each(partial(averaged, b1), old.mu, u)
         # u_t = b1 m_t / (1 - b1^(t+1)) + (1 - b1) s_t / (1 - b1^t), with s_t made again
-        s = each(partial(scaled, eps), g_again, *factors)
+        s = each(partial(scaled, eps), g_again, factors)
         u = each(partial(looked_ahead, b1, t), apart_on_cpu(mu), s)
 
     # R_t, C_t and mean(R_t): nothing above waits for them.
-    new = each(means, g_rows, g_columns, *factors)
+    new = each(means, g_rows, g_columns, factors)
     return u, ScaleByAdashiftFactoredState(t, mu, *([x[k] for x in new] for k in range(3)))
 
 
@@ -128,10 +130,9 @@ def share(b2: ArrayLike, t: jax.Array, dtype: jnp.dtype) -> jax.Array:
 
 
 @num.inlined
-def scaled(
-    eps: ArrayLike, g: jax.Array, r: jax.Array, c: jax.Array, both: jax.Array, a: jax.Array
-) -> jax.Array:
+def scaled(eps: ArrayLike, g: jax.Array, factors: Factors) -> jax.Array:
     """s_t of one leaf."""
+    r, c, both, a = factors
     v = r
     if g.ndim >= 2:
         # The ratio first: the product may underflow.
@@ -159,10 +160,9 @@ def looked_ahead(b1: ArrayLike, t: jax.Array, m: jax.Array, s: jax.Array) -> jax
 
 
 @num.inlined
-def means(
-    g: jax.Array, again: jax.Array, r: jax.Array, c: jax.Array, both: jax.Array, a: jax.Array
-) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """R_t, C_t and num.mean(R_t) of one leaf; `again` is g for one more reader."""
+def means(g: jax.Array, again: jax.Array, factors: Factors) -> tuple[jax.Array, ...]:
+    """R_t, C_t and mean(R_t) of one leaf; `again` is g for one more reader."""
+    r, c, both, a = factors
     if g.ndim < 2:
         return num.joined(r, num.squared(g).astype(r.dtype), a), c, both
     rows = num.mean(num.squared(g), (-1,), keepdims=True).astype(r.dtype)

@@ -10,7 +10,6 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from jax.typing import ArrayLike
 
 # For what is done to one leaf: without an outer jit one call instead of one for each operation.
@@ -61,8 +60,7 @@ def one_minus(b: ArrayLike, dtype: jnp.dtype) -> jax.Array:
     """1 - b, made before b is rounded to `dtype`, which would lose the digits of a b near 1."""
     if isinstance(b, float):
         return jnp.asarray(1 - b, dtype)
-    b = jnp.asarray(b)
-    return (1 - b.astype(widest([b.dtype, dtype]))).astype(dtype)
+    return (1 - jnp.asarray(b, widest([jnp.result_type(b), dtype]))).astype(dtype)
 
 
 def one_minus_power(b: ArrayLike, k: jax.Array, dtype: jnp.dtype) -> jax.Array:
@@ -86,27 +84,16 @@ def joined(v: jax.Array, x: jax.Array, share: jax.Array) -> jax.Array:
     return decayed(v, jnp.where(x <= jnp.finfo(x.dtype).max / 2, x, v), share)
 
 
-def wider(x: ArrayLike, y: ArrayLike) -> jnp.dtype:
-    """The dtype that holds both, also under jax_numpy_dtype_promotion="strict"."""
-    with jax.numpy_dtype_promotion("standard"):
-        return jnp.promote_types(jnp.result_type(x), jnp.result_type(y))
-
-
 @inlined
 def times(m: jax.Array, scale: jax.Array) -> jax.Array:
     """Their product, as wide as the wider of the two."""
-    dtype = wider(m, scale)
-    return m.astype(dtype) * scale.astype(dtype)
+    with jax.numpy_dtype_promotion("standard"):
+        return m * scale
 
 
 def is_zero(b: object) -> bool:
     """Whether `b` is known to be 0 before jit: a traced one may be more."""
     return isinstance(b, float) and b == 0
-
-
-def next_count(count: jax.Array) -> jax.Array:
-    """t, which stops at the largest int32."""
-    return jnp.asarray(optax.safe_increment(count))
 
 
 def rounded(x: jax.Array, dtype: jnp.dtype) -> jax.Array:

@@ -31,8 +31,7 @@ Tree = TypeVar("Tree")
 def rings(tree: Tree, n: int, dtype: np.dtype | None = None) -> Tree:
     """Rings of n + 1 slots of zeros for `tree`, of float32 or wider, or of the bits of `dtype`."""
 
-    def ring(path: KeyPath, x: jax.Array) -> jax.Array:
-        del path
+    def ring(_: KeyPath, x: jax.Array) -> jax.Array:
         zeros = zeros_like(x, accumulator_dtype(x) if dtype is None else jnp.dtype(jnp.uint16))
         # Broadcasting zeros in the place of x, unlike zeros(shape), keeps its sharding.
         return jnp.broadcast_to(zeros, (n + 1, *zeros.shape))

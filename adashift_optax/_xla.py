@@ -19,6 +19,8 @@ import jax.numpy as jnp
 from jax.core import Tracer
 from jax.custom_derivatives import SymbolicZero
 
+from adashift_optax._checks import refuse
+
 Tree = TypeVar("Tree")
 
 
@@ -74,8 +76,7 @@ def _not_differentiable_jvp(
     primals: tuple[jax.Array], tangents: tuple[jax.Array | SymbolicZero]
 ) -> tuple[jax.Array, Any]:
     if not isinstance(tangents[0], SymbolicZero):
-        raise TypeError(
-            "queue_dtype must be None where updates are differentiated by gradients, because a "
-            "queue of bits would drop a part of the derivative. Leave queue_dtype out there."
-        )
+        rule = "None where updates are differentiated by gradients"
+        got = "bfloat16, whose bits would drop a part of the derivative"
+        refuse(TypeError, "queue_dtype", rule, got, "Leave queue_dtype out there.")
     return primals[0], jnp.zeros_like(primals[0])

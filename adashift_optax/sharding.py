@@ -52,8 +52,7 @@ def opt_state_shardings(tx: optax.GradientTransformation, params: optax.Params) 
     explicit = AbstractMesh(mesh.axis_sizes, mesh.axis_names, axis_types=types)
 
     def place(mesh: Mesh | AbstractMesh, leaf: Any) -> NamedSharding:
-        sharding = getattr(leaf, "sharding", None)
-        spec = sharding.spec if isinstance(sharding, NamedSharding) else PartitionSpec()
+        spec = getattr(getattr(leaf, "sharding", None), "spec", PartitionSpec())
         return NamedSharding(mesh, spec)
 
     def abstract(leaf: Any) -> jax.ShapeDtypeStruct:
