@@ -76,7 +76,7 @@ def scan(tx, grads, params, state=None):
 def run(tx, grads):
     """The updates of every step as NumPy arrays, from one compiled program."""
     params = jax.tree.map(jnp.zeros_like, grads[0])
-    program = jax.jit(lambda grads, params: scan(tx, grads, params)[0], compiler_options=AS_USERS)
+    program = jax.jit(lambda grads, params: scan(tx, grads, params)[0])
     return unstack(jax.tree.map(np.asarray, program(stack(grads), params)), len(grads))
 
 

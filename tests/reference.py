@@ -11,6 +11,7 @@ scale.
 
 import numpy as np
 
+LARGEST = np.finfo(float).max
 PHIS = {"max": np.max, "mean": np.mean}
 
 
@@ -29,19 +30,25 @@ def phi_blocks(g2, phi, axes=None):
     return out
 
 
+def latest(n, b1, t):
+    """The weights of g_t, g_{t-1} .. g_{t-n+1} in m_t: b1^i over their sum."""
+    weights = np.array([b1**i for i in range(n)])
+    return weights / weights.sum()
+
+
 def adashift(
-    grads, n=10, b1=0.9, b2=0.999, eps=1e-10, phi="max", axes=None, *, of=None, limit=np.inf
-):
+    grads, n=10, b1=0.9, b2=0.999, eps=1e-10, phi="max", axes=None, *,
+    of=None, limit=LARGEST, window=latest,
+):  # fmt: skip
     """The updates u_t of one leaf by Algorithm 1, and their scales.
 
     `phi`: 'max', 'mean', 'none' or a function of a block; `axes`: those of one block.
     `of`: the gradients that v is made of, if a queue rounds those of m.
     `limit`: a statistic above it does not join v.
+    `window`: (n, b1, t) -> weights of the latest gradients, of another sum than m.
     """
     grads = _wide(grads)
     squares = [np.abs(g) ** 2 for g in (grads if of is None else _wide(of))]
-    window = np.array([b1**i for i in range(n)])
-    window = window / window.sum()
     updates, scales, joined, v = [], [], [], 0.0
     for t, g in enumerate(grads, 1):
         if t <= n:
@@ -52,18 +59,18 @@ def adashift(
         x = phi_blocks(squares[t - n - 1], phi, axes)
         joined.append(np.where(x <= limit, x, v))
         weights = (1 - b2) * float(b2) ** np.arange(t - n)[::-1]
-        v = _sum(weights, joined)
+        v = _sum(zip(weights, joined, strict=True))
         vhat = v / weights.sum()
         # m_t = sum_{i<n} b1^i g_{t-i} / sum_{i<n} b1^i
-        latest = grads[t - n : t][::-1]
-        m, size = _sum(window, latest), _sum(window, [np.abs(g) for g in latest])
+        terms = list(zip(window(n, b1, t), grads[t - 1 :: -1], strict=False))
+        m, size = _sum(terms), _sum((w, np.abs(g)) for w, g in terms)
         denominator = np.where(v > 0, np.sqrt(vhat) + eps, np.inf)
-        updates.append(m / denominator)
+        updates.append(np.where(v > 0, m / denominator, 0))
         scales.append(size / denominator)
     return updates, scales
 
 
-def factored(grads, b1=0.9, b2=0.999, eps=1e-10, *, limit=np.inf, kept=lambda m: m):
+def factored(grads, b1=0.9, b2=0.999, eps=1e-10, *, limit=LARGEST, kept=lambda m: m):
     """The updates u_t of one leaf of `adashift_factored`, and their scales.
 
     `limit`: an element whose square is above it makes a step of 0, and a mean above it does not
@@ -71,7 +78,7 @@ def factored(grads, b1=0.9, b2=0.999, eps=1e-10, *, limit=np.inf, kept=lambda m:
     """
     grads = _wide(grads)
     zeros = np.zeros(grads[0].shape)
-    old = [zeros] if zeros.ndim < 2 else _means(zeros)
+    old = _means(zeros)
     m, size = np.zeros_like(grads[0]), zeros
     updates, scales = [], []
     for t, g in enumerate(grads, 1):
@@ -83,13 +90,12 @@ def factored(grads, b1=0.9, b2=0.999, eps=1e-10, *, limit=np.inf, kept=lambda m:
         s = np.where((v > 0) & (g2 <= limit), g / (np.where(v > 0, np.sqrt(v), 1) + eps), 0)
         m = kept(b1 * m + (1 - b1) * s)
         size = b1 * size + (1 - b1) * np.abs(s)
-        last, now = b1 / (1 - b1 ** (t + 1)), (1 - b1) / (1 - b1**t)
-        updates.append(last * m + now * s)
-        scales.append(last * size + now * np.abs(s))
-        means = [g2] if g.ndim < 2 else _means(g2)
+        of_m, of_s = b1 / (1 - b1 ** (t + 1)), (1 - b1) / (1 - b1**t)
+        updates.append(of_m * m + of_s * s)
+        scales.append(of_m * size + of_s * np.abs(s))
         old = [
             np.where(x <= limit, (1 - a) * before + a * x, before)
-            for before, x in zip(old, means, strict=True)
+            for before, x in zip(old, _means(g2), strict=True)
         ]
     return updates, scales
 
@@ -100,34 +106,36 @@ def ema_of_scaled(grads, b1=0.9, b2=0.999, eps=1e-10, phi="max"):
     The bias correction counts all t steps, also the first, whose scaled gradient is 0.
     """
     both = adashift(grads, 1, 0, b2, eps, phi)
-    weights = [
-        (1 - b1) * b1 ** np.arange(t + 1)[::-1] / (1 - b1 ** (t + 1)) for t in range(len(grads))
-    ]
-    return tuple([_sum(w, s[: len(w)]) for w in weights] for s in both)
+    steps = range(1, len(grads) + 1)
+    weights = [(1 - b1) * b1 ** np.arange(t)[::-1] / (1 - b1**t) for t in steps]
+    return tuple([_sum(zip(w, s, strict=False)) for w in weights] for s in both)
 
 
 def _wide(grads):
     return [np.asarray(g, np.complex128 if np.iscomplexobj(g) else np.float64) for g in grads]
 
 
-def _sum(weights, arrays):
-    """The weighted sum. What has no weight is not touched, because 0 * inf is NaN."""
-    total = np.zeros_like(arrays[0])
-    for w, x in zip(weights, arrays, strict=True):
-        if w != 0:
-            total = total + w * x
+def _sum(terms):
+    """The sum of w x. What has no weight is not touched, because 0 * inf is NaN."""
+    total = 0.0
+    for w, x in terms:
+        total = total + (w * x if w != 0 else np.zeros_like(x))
     return np.asarray(total)
 
 
 def _means(g2):
-    """The means of squares over each row, over each column, and over all of each matrix."""
-    rows, columns = np.zeros(g2.shape[:-1]), np.zeros((*g2.shape[:-2], g2.shape[-1]))
-    for i in range(g2.shape[-2] if g2.size else 0):
-        rows[..., i] = sum(g2[..., i, j] for j in range(g2.shape[-1])) / g2.shape[-1]
-    for j in range(g2.shape[-1] if g2.size else 0):
-        columns[..., j] = sum(g2[..., i, j] for i in range(g2.shape[-2])) / g2.shape[-2]
-    whole = sum(rows[..., i] for i in range(g2.shape[-2])) / max(g2.shape[-2], 1)
-    return rows, columns, np.asarray(whole)
+    """The means of squares over each row, over each column, and over all of each matrix.
+
+    Of a leaf of rank 0 or 1 the squares themselves.
+    """
+    if g2.ndim < 2:
+        return [g2]
+    *lead, m, n = g2.shape
+    rows, columns = np.zeros((*lead, m)), np.zeros((*lead, n))
+    for *index, i, j in np.ndindex(g2.shape):
+        rows[(*index, i)] += g2[(*index, i, j)] / n
+        columns[(*index, j)] += g2[(*index, i, j)] / m
+    return [rows, columns, rows.sum(-1) / max(m, 1)]
 
 
 def _product(old, index):

@@ -133,7 +133,7 @@ class Run:
 def run(name, dtype="float32", steps=45):
     """The direction of a setting over many steps of gradients of mixed shapes.
 
-    In float32 it is compiled as users do, in float64 quickly: a sixth of the time.
+    In float32 it is compiled as users do, in float64 in a sixth of that time.
     """
     grads = stack(make_grads(steps, shapes(name), dtype))
     if "queue_dtype" in SETTINGS[name]:
