@@ -136,7 +136,7 @@ def adashiftw(
 
     It is to :func:`adashift` what ``optax.adamw`` is to ``optax.adam``. The update is
     :math:`u_t = -\alpha_t (m_t / (\sqrt{\hat v_t} + \epsilon) + \lambda \theta_t)`. The decay acts
-    from the first step on, also while AdaShift's own update is still zero.
+    from the first step on, also while AdaShift's own update is zero.
 
     Args:
       learning_rate: see :func:`adashift`, as for all arguments that are not listed here.
@@ -215,8 +215,7 @@ def adashift_factored(
         bfloat16. The momentum is rounded to it before the update is made of it.
       weight_decay: :math:`\lambda` >= 0, decoupled, as in ``optax.adamw``: a float, a scalar array
         or a schedule of the step count. If it is not 0, ``update`` needs ``params``.
-      mask: a tree of bools like the parameters, or a callable from parameters to one: True where
-        decay applies. None: everywhere.
+      mask: see :func:`adashiftw`.
 
     Returns:
       An ``optax.GradientTransformationExtraArgs``, with updates in the dtypes of :func:`adashift`.

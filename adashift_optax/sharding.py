@@ -1,10 +1,11 @@
 """Where the state of an optimizer belongs on a mesh, and how large it is."""
 
+from contextlib import nullcontext
 from typing import Any
 
 import jax
 import optax
-from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AbstractMesh, AxisType, NamedSharding, PartitionSpec
 
 from adashift_optax._checks import check_arrays, check_transformation, refuse
 
@@ -51,16 +52,16 @@ def opt_state_shardings(tx: optax.GradientTransformation, params: optax.Params) 
     types = (AxisType.Explicit,) * len(mesh.axis_names)
     explicit = AbstractMesh(mesh.axis_sizes, mesh.axis_names, axis_types=types)
 
-    def place(mesh: Mesh | AbstractMesh, leaf: Any) -> NamedSharding:
-        spec = getattr(getattr(leaf, "sharding", None), "spec", PartitionSpec())
-        return NamedSharding(mesh, spec)
-
     def abstract(leaf: Any) -> jax.ShapeDtypeStruct:
-        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place(explicit, leaf))
+        spec = getattr(getattr(leaf, "sharding", None), "spec", PartitionSpec())
+        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=NamedSharding(explicit, spec))
 
-    with jax.sharding.use_abstract_mesh(explicit):
-        state = jax.eval_shape(tx.init, jax.tree.map(abstract, params))
-    return jax.tree.map(lambda leaf: place(mesh, leaf), state)
+    # JAX 0.6 has no such context, and its eval_shape drops shardings.
+    with getattr(jax.sharding, "use_abstract_mesh", nullcontext)(explicit):
+        init = jax.make_jaxpr(tx.init, return_shape=True)
+        jaxpr, state = init(jax.tree.map(abstract, params))
+    places = [NamedSharding(mesh, x.sharding.spec) for x in jaxpr.out_avals]
+    return jax.tree.unflatten(jax.tree.structure(state), places)
 
 
 def state_bytes(tx: optax.GradientTransformation, params: optax.Params) -> int:
