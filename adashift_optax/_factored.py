@@ -141,7 +141,6 @@ def scaled(eps: ArrayLike, g: jax.Array, factors: Factors) -> jax.Array:
     return num.times(num.widened(g), num.inverse_root(v, eps))
 
 
-@num.inlined
 def averaged(b1: ArrayLike, m: jax.Array, s: jax.Array) -> jax.Array:
     """m_t of one leaf, rounded to the dtype of the state before the update is made of it."""
     narrow, m = m.dtype, num.widened(m)
@@ -149,12 +148,11 @@ def averaged(b1: ArrayLike, m: jax.Array, s: jax.Array) -> jax.Array:
     return num.rounded(m, narrow).astype(narrow)
 
 
-@num.inlined
-def looked_ahead(b1: ArrayLike, t: jax.Array, m: jax.Array, s: jax.Array) -> jax.Array:
+def looked_ahead(b1: ArrayLike, t: Any, m: jax.Array, s: jax.Array) -> jax.Array:
     """u_t of one leaf: Nesterov's momentum, as in ``optax.adam``."""
     m = num.widened(m)
     real = jnp.finfo(m.dtype).dtype
-    of_m = jnp.asarray(b1, real) / num.one_minus_power(b1, t + 1, real)
+    of_m = jnp.asarray(b1, real) / num.one_minus_power(b1, optax.safe_increment(t), real)
     of_s = num.one_minus(b1, real) / num.one_minus_power(b1, t, real)
     return of_m.astype(m.dtype) * m + of_s.astype(m.dtype) * s.astype(m.dtype)
 
