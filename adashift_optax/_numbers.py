@@ -63,7 +63,7 @@ def one_minus(b: ArrayLike, dtype: jnp.dtype) -> jax.Array:
     return (1 - jnp.asarray(b, widest([jnp.result_type(b), dtype]))).astype(dtype)
 
 
-def one_minus_power(b: ArrayLike, k: jax.Array, dtype: jnp.dtype) -> jax.Array:
+def one_minus_power(b: ArrayLike, k: ArrayLike, dtype: jnp.dtype) -> jax.Array:
     """1 - b^k, with an exponent of at least 1.
 
     By expm1, because 1 - b^k loses 5 digits in float32 for b = 0.999 and small k.
