@@ -138,10 +138,9 @@ def correlation(x: jax.Array, y: jax.Array) -> jax.Array:
     except ValueError:
         broadcast = False
     if not broadcast:
-        raise ValueError(
-            "y must have as many steps as x and a shape that broadcasts against it; got "
-            f"{list(y.shape)} for {list(x.shape)}. Pass e.g. one v per block as [T, 1, 1]."
-        )
+        rule = "y must have as many steps as x and a shape that broadcasts against it"
+        got, remedy = f"{[*y.shape]} for {[*x.shape]}", "Pass e.g. one v per block as [T, 1, 1]."
+        raise ValueError(f"{rule}; got {got}. {remedy}")
     x, y = x - jnp.mean(x, 0), y - jnp.mean(y, 0)
     # Scaled first, so that squares of small squares do not underflow.
     x, y = (z / jnp.where((top := jnp.max(jnp.abs(z), 0)) > 0, top, 1) for z in (x, y))
@@ -166,15 +165,10 @@ def lagged_correlation(g: jax.Array, lags: tuple[int, ...]) -> jax.Array:
       [-1.  1.]
     """
     g = _recorded("g", g, 3)
-    if (
-        not isinstance(lags, (tuple, list))
-        or not lags
-        or not all(isinstance(k, (int, np.integer)) and 1 <= k <= len(g) - 2 for k in lags)
-    ):
-        raise ValueError(
-            f"lags must be a tuple of ints in [1, T - 2]; got {lags!r} for T = {len(g)}. "
-            "Pass e.g. lags=(1,)."
-        )
+    whole = isinstance(lags, (tuple, list)) and all(isinstance(k, (int, np.integer)) for k in lags)
+    if not whole or not lags or not 1 <= min(lags) <= max(lags) <= len(g) - 2:
+        rule, got = "a tuple of ints in [1, T - 2]", f"{lags!r} for T = {len(g)}"
+        _checks.refuse(ValueError, "lags", rule, got, "Pass e.g. lags=(1,).")
     return jnp.stack([correlation(g[k:], g[:-k]) for k in lags])
 
 
@@ -186,7 +180,7 @@ def second_moments(state: Any, params: Any) -> Any:
     scales a gradient is there in the state before the update.
 
     Args:
-      state: of any chain with one `nu` in it: Adam's, or AdaShift's unless ``phi="factored"``.
+      state: of any chain with one `nu` in it: Adam's or `adashift`'s, not `adashift_factored`'s.
       params: the tree that it was initialized with.
 
     Returns:
@@ -207,32 +201,25 @@ def second_moments(state: Any, params: Any) -> Any:
     try:
         cells = jax.tree.leaves(optax.tree.get(state, "nu"))
     except KeyError as error:
-        raise ValueError(
-            f"state must have one nu in it; got several, in {jax.tree.structure(state)}. "
-            "Pass the part of it that is meant, e.g. state[0]."
-        ) from error
+        remedy = "Pass the part of it that is meant, e.g. state[0]."
+        raise ValueError(f"state must have one nu in it; got several. {remedy}") from error
     leaves, treedef = jax.tree.flatten(params)
     if len(cells) != len(leaves):  # vectors with one entry per leaf
         if any(c.ndim != 1 for c in cells) or sum(c.size for c in cells) != len(leaves):
-            raise ValueError(
-                "state must hold one v per element, block or leaf of params; got "
-                f'{[c.shape for c in cells]} for {len(leaves)} leaves. phi="factored" has none: '
-                "its v is a product. Pass the parameters that state was made for."
-            )
+            rule = "state must hold one v per element, block or leaf of params"
+            got = f"{[c.shape for c in cells]} for {len(leaves)} leaves"
+            remedy = "Pass the tree given to init; adashift_factored has no v but a product."
+            raise ValueError(f"{rule}; got {got}. {remedy}")
         cells = list(jnp.concatenate(cells))
     for c, p in zip(cells, leaves, strict=True):
         sizes = zip(c.shape, jnp.shape(p), strict=False)
         if c.size != 1 and (c.ndim != jnp.ndim(p) or any(s not in (1, size) for s, size in sizes)):
-            raise ValueError(
-                f"params must be those that state was made for; got one of shape "
-                f"{list(jnp.shape(p))} for a v of {list(c.shape)}. Pass the tree given to init."
-            )
-    return treedef.unflatten(
-        [
-            c.reshape((1,) * jnp.ndim(p)) if c.size == 1 else c
-            for c, p in zip(cells, leaves, strict=True)
-        ]
-    )
+            got = f"one of shape {[*jnp.shape(p)]} for a v of {[*c.shape]}"
+            remedy = "Pass the tree given to init."
+            _checks.refuse(ValueError, "params", "those that state was made for", got, remedy)
+    pairs = zip(cells, leaves, strict=True)
+    cells = [c.reshape((1,) * jnp.ndim(p)) if c.size == 1 else c for c, p in pairs]
+    return treedef.unflatten(cells)
 
 
 def _check_cycle(C: Any, d: Any, **decays: Any) -> None:
@@ -250,8 +237,7 @@ def _recorded(name: str, x: Any, steps: int) -> jax.Array:
     except (TypeError, ValueError):
         x = np.asarray(x, object)
     if not jnp.issubdtype(x.dtype, jnp.inexact) or not x.ndim or len(x) < steps:
-        raise ValueError(
-            f"{name} must be a float array with time first, of at least {steps} steps; got "
-            f"{x.dtype}{list(x.shape)}. Stack the recorded arrays: jnp.stack(list)."
-        )
+        rule = f"a float array with time first, of at least {steps} steps"
+        remedy = "Stack the recorded arrays: jnp.stack(list)."
+        _checks.refuse(ValueError, name, rule, f"{x.dtype}{list(x.shape)}", remedy)
     return x

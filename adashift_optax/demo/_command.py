@@ -1,11 +1,16 @@
-"""The arguments of ``python -m adashift_optax``."""
+"""The arguments of ``python -m adashift_optax``, and its clean end on Ctrl-C."""
 
 import argparse
 import io
+import signal
 import sys
+from functools import partial
 from pathlib import Path
 
-from adashift_optax.demo import _data, _run, _training
+import pandas as pd
+
+from adashift_optax.demo import _data, _picture, _results, _table, _training
+from adashift_optax.demo._report import Report
 
 EPOCHS = {"digits": 30, "mnist": 3, "cifar10": 5}
 
@@ -17,26 +22,15 @@ def main(argv: list[str] | None = None) -> int:
         description="Train a small network on images with AdaShift and with its relatives, each at "
         "the learning rate that does best on validation data, and compare them.",
     )
-    add = parser.add_argument
-    names = list(_training.OPTIMIZERS)
-    add(
-        "--optimizers",
-        nargs="+",
-        choices=names,
-        default=names,
-        metavar="NAME",
-        help=f"of {', '.join(names)} (default: all)",
-    )
-    epochs = ", ".join(f"{number} for {name}" for name, number in EPOCHS.items())
-    add("--epochs", type=whole_number, metavar="N", help=f"default: {epochs}")
+    add, names = parser.add_argument, list(_training.OPTIMIZERS)
+    text = f"of {', '.join(names)} (default: all)"
+    add("--optimizers", nargs="+", choices=names, default=names, metavar="NAME", help=text)
+    text = ", ".join(f"{number} for {name}" for name, number in EPOCHS.items())
+    add("--epochs", type=whole_number, metavar="N", help=f"default: {text}")
     add("--seeds", type=whole_number, default=5, metavar="N", help="default: 5")
-    add("--dataset", choices=_data.DATASETS, default="digits", help="default: digits")
-    add(
-        "--data-dir",
-        type=Path,
-        help="folder of the original files of MNIST or CIFAR-10 "
-        "(default: the user's cache, into which they are downloaded once)",
-    )
+    add("--dataset", choices=EPOCHS, default="digits", help="default: digits")
+    text = "folder of the original files of MNIST or CIFAR-10 (default: the user's cache, into "
+    add("--data-dir", type=Path, help=f"{text} which they are downloaded once)")
     add("--output", type=Path, default=Path("runs"), help="folder to write to (default: runs)")
     args = parser.parse_args(argv)
     if args.dataset == "digits" and args.data_dir is not None:
@@ -44,20 +38,51 @@ def main(argv: list[str] | None = None) -> int:
             f"argument --data-dir: must not be given with --dataset digits, which reads no files, "
             f"got {args.data_dir}: leave it out, or add --dataset mnist or cifar10"
         )
+    args.optimizers = list(dict.fromkeys(args.optimizers))
+    args.epochs = args.epochs or EPOCHS[args.dataset]
     if isinstance(sys.stdout, io.TextIOWrapper):  # the paths may have characters that it lacks
         sys.stdout.reconfigure(errors="backslashreplace")
+    previous = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
-        return _run.run(
-            list(dict.fromkeys(args.optimizers)),
-            args.epochs or EPOCHS[args.dataset],
-            args.seeds,
-            args.dataset,
-            args.data_dir,
-            args.output,
-        )
-    except (_data.DataError, _run.OutputError, OSError) as error:
+        return run(args)
+    except (_data.DataError, OSError) as error:
         print(error, file=sys.stderr)
         return 2
+    finally:
+        signal.signal(signal.SIGINT, previous)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run the comparison, write its files, print its table; return the exit code."""
+    total = len(args.optimizers) * len(_training.LEARNING_RATES) * args.seeds
+    numbers, curves = (args.output / f"{args.dataset}.{kind}" for kind in ("csv", "png"))
+    rows = pd.DataFrame()
+    try:
+        data = _data.load(args.dataset, args.data_dir)  # may download, which Ctrl-C ends at once
+        report = Report(total)
+        # A KeyboardInterrupt that Python raises in the middle of JAX's code can be lost or crash.
+        signal.signal(signal.SIGINT, report.stop)
+        with report.bar:
+            args.output.mkdir(parents=True, exist_ok=True)
+            runs = _training.compare(data, args.optimizers, args.epochs, args.seeds, report)
+            for finished in runs:
+                rows = pd.concat([rows, finished])
+                _results.write_whole(numbers, partial(rows.to_csv, index=False))
+                curves.unlink(missing_ok=True)  # those of an earlier comparison
+                report.finished()
+        _picture.save_figure(_results.select(rows), args.dataset, curves)
+    except KeyboardInterrupt:
+        done, where = len(rows) // args.epochs, f"see {numbers}" if len(rows) else "nothing written"
+        print(f"interrupted: {done} of {total} runs done, {where}", file=sys.stderr)
+        return 130  # 128 + 2, the number of SIGINT
+    except OSError as error:
+        rule = "must be a folder that can be written to, or made"
+        reason = error.strerror or error
+        print(f"--output {rule}, got {args.output} ({reason}): name another", file=sys.stderr)
+        return 2
+    _table.show(rows, args.dataset)
+    print(f"wrote {numbers} and {curves}")
+    return 0
 
 
 def whole_number(text: str) -> int:

@@ -1,19 +1,19 @@
 """The demo's datasets: scikit-learn's digits, and MNIST and CIFAR-10 from their original files."""
 
 import gzip
+import math
+import struct
 import tarfile
 import zlib
 from pathlib import Path
 from typing import NamedTuple
 
-import idx2numpy
 import numpy as np
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 
 from adashift_optax.demo._fetch import CIFAR10_ARCHIVE, DataError, fetch
 
-DATASETS = ("digits", "mnist", "cifar10")
 CLASSES = 10
 
 
@@ -33,14 +33,14 @@ class Dataset(NamedTuple):
 
 
 def load(name: str, data_dir: Path | None = None) -> Dataset:
-    """Load one of `DATASETS`; MNIST and CIFAR-10 from `data_dir`, or downloaded once if None.
+    """Load "digits", "mnist" or "cifar10"; the latter two from `data_dir`, downloaded once if None.
 
     `data_dir` or its folder ``mnist`` or ``cifar-10-batches-bin`` has the original files. Raises
     DataError if they cannot be had or used.
     """
     if name == "digits":
         pixels, labels = load_digits(return_X_y=True)
-        train, test = _split(Examples(pixels.reshape(-1, 8, 8, 1), labels))
+        train, test = _split(Examples(pixels.reshape(-1, 8, 8, 1), np.asarray(labels)))
         white = np.float32(16)
     else:
         data_dir = fetch(name) if data_dir is None else data_dir
@@ -58,11 +58,12 @@ def load(name: str, data_dir: Path | None = None) -> Dataset:
 
 def read_mnist(folder: Path) -> tuple[Examples, Examples]:
     """Read MNIST's training and test examples (uint8) from its four IDX files, plain or .gz."""
-    folder = _inner(folder, "mnist")
+    inner = folder / "mnist"
+    folder = inner if inner.is_dir() else folder
 
     def read(part: str) -> Examples:
-        images, _ = _read_idx(folder, f"{part}-images-idx3-ubyte", (28, 28))
-        labels, path = _read_idx(folder, f"{part}-labels-idx1-ubyte", ())
+        images, _ = _read_idx(folder, f"{part}-images-idx3-ubyte", 28, 28)
+        labels, path = _read_idx(folder, f"{part}-labels-idx1-ubyte")
         if len(labels) != len(images):
             raise DataError(f"{path}: {len(labels)} labels for {len(images)} images")
         return _checked(images[..., None], labels, path)
@@ -76,18 +77,17 @@ def read_cifar10(folder: Path) -> tuple[Examples, Examples]:
     That is its archive, or the six files in it. The python version is a pickle, which can run any
     code when it is loaded: it is not read.
     """
-    archive = folder / CIFAR10_ARCHIVE
-    folder = _inner(folder, "cifar-10-batches-bin")
-    contents = None
-    if archive.exists() and not (folder / "data_batch_1.bin").exists():
+    archive, inner = folder / CIFAR10_ARCHIVE, folder / "cifar-10-batches-bin"
+    folder = inner if inner.is_dir() else folder
+    train, test = [f"data_batch_{i}.bin" for i in range(1, 6)], "test_batch.bin"
+    if archive.exists() and not (folder / train[0]).exists():
         folder, contents = archive, _unpacked(archive)
+    else:
+        wanted = "the binary version of CIFAR-10"
+        contents = {name: _read_bytes(folder / name, wanted) for name in (*train, test)}
 
     def read(name: str) -> Examples:
-        path = folder / name
-        if contents is None:
-            content = _read_bytes(path, "the binary version of CIFAR-10")
-        else:
-            content = contents.get(name, b"")
+        path, content = folder / name, contents.get(name, b"")
         data = np.frombuffer(content, np.uint8)
         if not data.size or data.size % 3073:
             raise DataError(f"{path}: {data.size} bytes, expected a multiple of 3073 (truncated?)")
@@ -95,14 +95,8 @@ def read_cifar10(folder: Path) -> tuple[Examples, Examples]:
         images = rows[:, 1:].reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
         return _checked(images, rows[:, 0], path)
 
-    batches = [read(f"data_batch_{i}.bin") for i in range(1, 6)]
-    train = Examples(*(np.concatenate(arrays) for arrays in zip(*batches, strict=True)))
-    return train, read("test_batch.bin")
-
-
-def _inner(folder: Path, name: str) -> Path:
-    inner = folder / name
-    return inner if inner.is_dir() else folder
+    batches = zip(*map(read, train), strict=True)
+    return Examples(*map(np.concatenate, batches)), read(test)
 
 
 def _unpacked(path: Path) -> dict[str, bytes]:
@@ -115,23 +109,22 @@ def _unpacked(path: Path) -> dict[str, bytes]:
         raise DataError(f"{path}: not a whole .tar.gz file: {error}") from error
 
 
-def _read_idx(folder: Path, name: str, item: tuple[int, ...]) -> tuple[np.ndarray, Path]:
-    path = folder / name
-    if not path.exists() and (folder / f"{name}.gz").exists():
-        path = folder / f"{name}.gz"
-    data = _read_bytes(path, "plain or .gz")
+def _read_idx(folder: Path, name: str, *item: int) -> tuple[np.ndarray, Path]:
+    """Read an array of items of that shape: its sizes as big-endian numbers, then its bytes."""
+    path, zipped = folder / name, folder / f"{name}.gz"
+    path = zipped if zipped.exists() and not path.exists() else path
+    content = _read_bytes(path, "plain or .gz")
     try:
-        data = gzip.decompress(data) if path.suffix == ".gz" else data
-        array = idx2numpy.convert_from_string(data)
+        content = gzip.decompress(content) if path == zipped else content
     except (OSError, EOFError, zlib.error) as error:
         raise DataError(f"{path}: not a whole gzip file: {error}") from error
-    except (idx2numpy.FormatError, OverflowError) as error:  # OverflowError: absurd dimensions
-        reason = error if len(data) > 3 else f"only {len(data)} bytes"
-        raise DataError(f"{path}: not a whole IDX file: {reason}") from error
-    if array.dtype != np.uint8 or array.ndim != 1 + len(item) or array.shape[1:] != item:
-        wanted = f"expected uint8 of shape {('N', *item)}"
-        raise DataError(f"{path}: {array.dtype} values of shape {array.shape}, {wanted}")
-    return array, path
+    start, size = 8 + 4 * len(item), math.prod(item)
+    count = max(0, len(content) - start) // size
+    header = struct.pack(f">{2 + len(item)}I", 0x801 + len(item), count, *item)
+    if content[:start] != header or len(content) != start + count * size:
+        wanted = f"whole IDX file of uint8 of shape {('N', *item)}"
+        raise DataError(f"{path}: {len(content)} bytes, not a {wanted}")
+    return np.frombuffer(content[start:], np.uint8).reshape(-1, *item), path
 
 
 def _read_bytes(path: Path, wanted: str) -> bytes:

@@ -10,51 +10,36 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import pandas as pd
 from flax import nnx
 
-from adashift_optax import adashift, adashift_factored
+from adashift_optax import adashift, adashift_factored, state_bytes
 from adashift_optax.demo._data import Dataset, Examples
 from adashift_optax.demo._network import Network
 from adashift_optax.demo._report import Report
 
 
-def half_of_adams_memory(rate: Any) -> optax.GradientTransformation:
-    """Return the recommended setting, whose state is half as large as Adam's."""
-    return adashift_factored(rate)
-
-
 class Optimizer(NamedTuple):
-    """How tables and pictures call an optimizer, and how it is made from a learning rate."""
+    """How tables and pictures show an optimizer, and how it is made from a learning rate."""
 
     label: str
+    color: str
     make: Callable[[Any], optax.GradientTransformation]
 
 
+# Okabe and Ito's colors, which the color-blind can tell apart; the notebooks have the same.
 OPTIMIZERS = {
-    "adashift-factored": Optimizer("AdaShift (factored, ema)", half_of_adams_memory),
-    "adashift-max": Optimizer("AdaShift (max, n=10)", partial(adashift, n=10, phi="max")),
-    "adam": Optimizer("Adam", optax.adam),
-    "amsgrad": Optimizer("AMSGrad", optax.amsgrad),
-    "adopt": Optimizer("ADOPT", optax.contrib.adopt),
+    "adashift_factored": Optimizer("adashift_factored", "#882255", adashift_factored),
+    "adashift": Optimizer("AdaShift (max, n=10)", "#0072B2", adashift),
+    "adam": Optimizer("Adam", "#000000", optax.adam),
+    "amsgrad": Optimizer("AMSGrad", "#E69F00", optax.amsgrad),
+    "adopt": Optimizer("ADOPT", "#009E73", optax.contrib.adopt),
 }
 LEARNING_RATES = (0.0003, 0.001, 0.003, 0.01, 0.03, 0.1)
 BATCH_SIZE = 64
-
-
-class Row(NamedTuple):
-    """One epoch of one run: a line of the CSV file."""
-
-    optimizer: str
-    learning_rate: float
-    seed: int
-    epoch: int
-    train_loss: float
-    validation_loss: float
-    validation_accuracy: float
-    test_loss: float
-    test_accuracy: float
-    steps_per_second: float
-    state_bytes: int
+RUN = ("optimizer", "learning_rate", "seed", "epoch")
+MEASURED = ("train_loss", "validation_loss", "validation_accuracy", "test_loss", "test_accuracy")
+COLUMNS = (*RUN, *MEASURED, "steps_per_second", "state_bytes")  # of the CSV file: a row is an epoch
 
 
 def make_optimizer(name: str, learning_rate: Any) -> optax.GradientTransformation:
@@ -90,69 +75,52 @@ def train_epoch(
 
 
 @partial(jax.jit, static_argnums=0)
-def measures(
-    graphdef: Any, params: Any, train_loss: jax.Array, parts: tuple[Examples, ...]
-) -> jax.Array:
+def measures(graphdef: Any, params: Any, train_loss: jax.Array, parts: list[Examples]) -> jax.Array:
     """Return the loss of training, then loss and accuracy on each part: one array to fetch."""
     return jnp.array([train_loss, *(m for part in parts for m in evaluate(graphdef, params, part))])
 
 
-class Trainer:
-    """What the runs of a comparison share: data, the starts of each seed, compiled programs.
-
-    A program serves all learning rates, because neither it nor a state depends on them.
-    """
-
-    def __init__(
-        self, data: Dataset, names: list[str], epochs: int, seeds: int, report: Report
-    ) -> None:
-        self.train, *parts = jax.tree.map(jnp.asarray, data)
-        self.parts = tuple(parts)
-        self.orders = [self._orders(np.random.default_rng(seed), epochs) for seed in range(seeds)]
-        report.compiling("the network")
-        make_network = nnx.jit(lambda key: Network(self.train.images.shape[1:], nnx.Rngs(key)))
-        networks = [nnx.split(make_network(jax.random.key(seed))) for seed in range(seeds)]
-        # Dictionaries of arrays: JAX flattens them at every call, and Flax's own types slowly.
-        self.starts = [nnx.to_pure_dict(params) for _, params in networks]
-        graphdef, params = networks[0][0], self.starts[0]
-        zero = jnp.float32(0)
-        self.measures = measures.lower(graphdef, params, zero, self.parts).compile()
-        self.inits, self.epochs = {}, {}
-        for name in names:
-            report.compiling(OPTIMIZERS[name].label)
-            self.inits[name] = jax.jit(make_optimizer(name, LEARNING_RATES[0]).init)
-            carry = params, self.inits[name](params)
-            lowered = train_epoch.lower(name, graphdef, carry, zero, self.train, self.orders[0][0])
-            self.epochs[name] = lowered.compile()
-
-    def _orders(self, rng: np.random.Generator, epochs: int) -> list[jax.Array]:
-        """Return the batches of each epoch: rows of indices of examples."""
-        size = len(self.train.labels)
-        steps = max(1, size // BATCH_SIZE)
-        orders = (rng.permutation(size)[: steps * BATCH_SIZE] for _ in range(epochs))
-        return [jnp.asarray(order.reshape(steps, -1), jnp.int32) for order in orders]
-
-    def run(self, name: str, learning_rate: float, seed: int, report: Report) -> Iterator[Row]:
-        """Train one optimizer; yield a row after each epoch."""
-        params = jax.tree.map(jnp.copy, self.starts[seed])  # an epoch reuses its memory
-        carry = params, self.inits[name](params)
-        state_bytes = sum(leaf.nbytes for leaf in jax.tree.leaves(carry[1]))
-        rate = jnp.float32(learning_rate)
-        for epoch, order in enumerate(self.orders[seed], 1):
-            report.check()
-            start = time.perf_counter()
-            carry, loss = jax.block_until_ready(self.epochs[name](carry, rate, self.train, order))
-            speed = len(order) / (time.perf_counter() - start)
-            numbers = np.asarray(self.measures(carry[0], loss, self.parts)).tolist()
-            yield Row._make([name, learning_rate, seed, epoch, *numbers, speed, state_bytes])
+def make_orders(size: int, epochs: int, seed: int) -> list[jax.Array]:
+    """Return the batches of each epoch: rows of indices of `size` examples."""
+    rng, steps = np.random.default_rng(seed), max(1, size // BATCH_SIZE)
+    orders = (rng.permutation(size)[: steps * BATCH_SIZE] for _ in range(epochs))
+    return [jnp.asarray(order.reshape(steps, -1), jnp.int32) for order in orders]
 
 
 def compare(
     data: Dataset, names: list[str], epochs: int, seeds: int, report: Report
-) -> Iterator[list[Row]]:
-    """Train each optimizer at each learning rate from each seed; yield the rows of each run."""
-    trainer = Trainer(data, names, epochs, seeds, report)
+) -> Iterator[pd.DataFrame]:
+    """Train each optimizer at each learning rate from each seed; yield the rows of each run.
+
+    A program serves all learning rates, because neither it nor a state depends on them.
+    """
+    train, *parts = jax.tree.map(jnp.asarray, data)
+    orders = [make_orders(len(train.labels), epochs, seed) for seed in range(seeds)]
+    report.compiling("the network")
+    make_network = nnx.jit(lambda key: Network(train.images.shape[1:], nnx.Rngs(key)))
+    networks = [nnx.split(make_network(jax.random.key(seed))) for seed in range(seeds)]
+    # Dictionaries of arrays: JAX flattens them at every call, and Flax's own types slowly.
+    starts = [nnx.to_pure_dict(params) for _, params in networks]
+    graphdef, zero = networks[0][0], jnp.float32(0)
+    measure = measures.lower(graphdef, starts[0], zero, parts).compile()
+    programs = {}
+    for name in names:
+        report.compiling(OPTIMIZERS[name].label)
+        optimizer = make_optimizer(name, LEARNING_RATES[0])
+        init, carry = jax.jit(optimizer.init), (starts[0], optimizer.init(starts[0]))
+        lowered = train_epoch.lower(name, graphdef, carry, zero, train, orders[0][0])
+        programs[name] = init, lowered.compile(), state_bytes(optimizer, starts[0])
     # All optimizers in turn, so that the load of the machine is the same for their speeds.
-    for learning_rate, seed, name in itertools.product(LEARNING_RATES, range(seeds), names):
+    for rate, seed, name in itertools.product(LEARNING_RATES, range(seeds), names):
         report.training(OPTIMIZERS[name].label)
-        yield list(trainer.run(name, learning_rate, seed, report))
+        init, program, size = programs[name]
+        params, rows = jax.tree.map(jnp.copy, starts[seed]), []  # an epoch reuses their memory
+        carry = params, init(params)
+        for epoch, order in enumerate(orders[seed], 1):
+            report.check()
+            start = time.perf_counter()
+            carry, loss = jax.block_until_ready(program(carry, jnp.float32(rate), train, order))
+            speed = len(order) / (time.perf_counter() - start)
+            numbers = np.asarray(measure(carry[0], loss, parts)).tolist()
+            rows.append((name, rate, seed, epoch, *numbers, speed, size))
+        yield pd.DataFrame(rows, columns=COLUMNS)
