@@ -40,9 +40,9 @@ class ScaleByAdashiftState(NamedTuple):
         - ``block_axes``: a tree like the parameters, in which the reduced axes have size 1.
         - ``phi="none"``: a tree like the parameters.
 
-      queue: a tree like the parameters, with a ring of the latest gradients for each leaf; with
-        ``queue_dtype`` bfloat16 their bits as uint16. None where nothing reads it: for b1 = 0 or
-        n = 1, unless ``phi="none"``.
+      queue: a tree like the parameters, with a ring of the latest gradients for each leaf. With
+        ``queue_dtype`` bfloat16 it is a tuple whose only field, ``bits``, is the tree of their bits
+        as uint16. None where nothing reads it: for b1 = 0 or n = 1, unless ``phi="none"``.
       nu_queue: rings of the latest phi(g^2), like ``nu``. None for ``phi="none"``, because the
         gradient that leaves ``queue`` is squared then.
     """

@@ -115,12 +115,12 @@ def inverse_root(x: jax.Array, eps: ArrayLike) -> jax.Array:
 
 
 @partial(inlined, static_argnames="maxexp")
-def bounded(g: jax.Array, maxexp: int | None = None) -> jax.Array:
+def bounded(g: jax.Array, maxexp: int) -> jax.Array:
     """`g`, of which finite components are at most 2^120 (2^1016 in 64 bits): sums are finite.
 
-    `maxexp` is that of a narrower dtype which will hold it.
+    `maxexp` is that of the dtype that will hold it.
     """
     if jnp.iscomplexobj(g):
         return jax.lax.complex(bounded(g.real, maxexp), bounded(g.imag, maxexp))
-    limit = jnp.asarray(2.0 ** ((maxexp or jnp.finfo(g.dtype).maxexp) - 8), g.dtype)
+    limit = jnp.asarray(2.0 ** (maxexp - 8), g.dtype)
     return jax.lax.select(jnp.isfinite(g), jax.lax.clamp(-limit, g, limit), g)

@@ -14,7 +14,7 @@ either order. What decides is what XLA makes of the order:
 """
 
 from functools import partial
-from typing import TypeVar
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -25,10 +25,18 @@ from adashift_optax._boxes import Arrays, map_to_others
 from adashift_optax._numbers import accumulator_dtype, bounded, inlined, rounded, widened
 from adashift_optax._xla import as_bits, from_bits, zeros_like
 
-Tree = TypeVar("Tree")
+
+class Bits(NamedTuple):
+    """Rings of the bits of bfloat16 numbers.
+
+    The name is a part of every path in a checkpoint. Without it, a checkpoint of a queue of numbers
+    would be converted to bits, and the other way round.
+    """
+
+    bits: Any
 
 
-def rings(tree: Tree, n: int, dtype: np.dtype | None = None) -> Tree:
+def rings(tree: Any, n: int, dtype: np.dtype | None = None) -> Any:
     """Rings of n + 1 slots of zeros for `tree`, of float32 or wider, or of the bits of `dtype`."""
 
     def ring(_: KeyPath, x: jax.Array) -> jax.Array:
@@ -36,7 +44,8 @@ def rings(tree: Tree, n: int, dtype: np.dtype | None = None) -> Tree:
         # Broadcasting zeros in the place of x, unlike zeros(shape), keeps its sharding.
         return jnp.broadcast_to(zeros, (n + 1, *zeros.shape))
 
-    return map_to_others(ring, tree)
+    made = map_to_others(ring, tree)
+    return made if dtype is None else Bits(made)
 
 
 def after(slot: jax.Array, n: int) -> jax.Array:
@@ -71,10 +80,9 @@ def push(rings: Arrays, g: Arrays, slot: jax.Array, n: int) -> tuple[Arrays, Arr
 @partial(inlined, static_argnames="ring")
 def _storable(g: jax.Array, ring: jnp.dtype) -> jax.Array:
     """`g` rounded to what a slot can hold, in float32 or wider."""
-    if ring != jnp.uint16:
-        return bounded(g.astype(ring))
-    maxexp = jnp.finfo(jnp.bfloat16).maxexp
-    return rounded(bounded(widened(g), maxexp), jnp.dtype(jnp.bfloat16))
+    dtype = jnp.dtype(jnp.bfloat16) if ring == jnp.uint16 else ring
+    g = bounded(widened(g), jnp.finfo(dtype).maxexp)
+    return rounded(g, dtype) if ring == jnp.uint16 else g.astype(ring)
 
 
 def _encoded(stored: jax.Array, ring: jnp.dtype) -> jax.Array:
