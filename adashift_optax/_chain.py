@@ -24,10 +24,12 @@ def narrowing(tx: optax.GradientTransformation) -> optax.GradientTransformationE
     extended = optax.with_extra_args_support(tx)
 
     def update(updates: Updates, state: OptState, params: Any = None, **extra: Any) -> Updated:
-        wide, state = extended.update(updates, state, jax.tree.map(widened, params), **extra)
-        (u, tree), given, theirs = jax.tree.flatten(wide), *map(jax.tree.leaves, (updates, params))
-        theirs = theirs if len(theirs) == len(given) else given
+        # Optax's own transformations mix dtypes, also where users have forbidden that.
         with jax.numpy_dtype_promotion("standard"):
+            wide, state = extended.update(updates, state, jax.tree.map(widened, params), **extra)
+            (u, tree), given = jax.tree.flatten(wide), jax.tree.leaves(updates)
+            theirs = jax.tree.leaves(params)
+            theirs = theirs if len(theirs) == len(given) else given
             kinds = each(lambda *x: jnp.promote_types(*map(jnp.result_type, x)), given, theirs)
         return tree.unflatten(each(lambda u, kind: u.astype(kind), u, kinds)), state
 
