@@ -14,6 +14,7 @@ MNIST_FILES = (
     "t10k-images-idx3-ubyte",
     "t10k-labels-idx1-ubyte",
 )
+CIFAR10_FILES = (*(f"data_batch_{i}.bin" for i in range(1, 6)), "test_batch.bin")
 
 
 def idx_bytes(array: np.ndarray) -> bytes:
@@ -23,26 +24,21 @@ def idx_bytes(array: np.ndarray) -> bytes:
 
 def write_mnist(folder: Path, train: int = 100, test: int = 20, zipped: bool = False) -> dict:
     """Write MNIST's four files with random pixels; return their arrays by file name."""
-    rng = np.random.default_rng(0)
-    arrays = {}
-    for (images, labels), size in zip(
-        (MNIST_FILES[:2], MNIST_FILES[2:]), (train, test), strict=True
-    ):
-        arrays[images] = rng.integers(0, 256, (size, 28, 28), np.uint8)
-        arrays[labels] = (np.arange(size) % 10).astype(np.uint8)
+    rng, arrays = np.random.default_rng(0), {}
+    for i, size in ((0, train), (2, test)):
+        arrays[MNIST_FILES[i]] = rng.integers(0, 256, (size, 28, 28), np.uint8)
+        arrays[MNIST_FILES[i + 1]] = (np.arange(size) % 10).astype(np.uint8)
     for name, array in arrays.items():
-        if zipped:
-            (folder / f"{name}.gz").write_bytes(gzip.compress(idx_bytes(array)))
-        else:
-            (folder / name).write_bytes(idx_bytes(array))
+        content = idx_bytes(array)
+        name += ".gz" * zipped
+        (folder / name).write_bytes(gzip.compress(content) if zipped else content)
     return arrays
 
 
 def write_cifar10(folder: Path, size: int = 20) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """Write the six files of CIFAR-10's binary version; return images and labels by file name."""
-    rng = np.random.default_rng(0)
-    arrays = {}
-    for name in [f"data_batch_{i}.bin" for i in range(1, 6)] + ["test_batch.bin"]:
+    rng, arrays = np.random.default_rng(0), {}
+    for name in CIFAR10_FILES:
         images = rng.integers(0, 256, (size, 32, 32, 3), np.uint8)
         labels = rng.permutation(np.arange(size) % 10).astype(np.uint8)
         planes = [images[..., channel].reshape(size, -1) for channel in range(3)]

@@ -1,32 +1,19 @@
-"""How the demo prints its table, and how it draws its picture."""
+"""The demo's table, picture and progress."""
 
 import io
+import itertools
+import math
+import os
 import sys
+import time
 
 import numpy as np
+import pandas as pd
 import pytest
-from demo_runs import row
+from demo_runs import comparison, rows
 
-from adashift_optax.demo import _picture, _results, _table, _training
-
-
-def rows(seeds=(0, 1)):
-    """One epoch of every optimizer, at every rate, from each seed."""
-    return [
-        row(
-            optimizer=name,
-            learning_rate=rate,
-            seed=seed,
-            epoch=1,
-            train_loss=0.1,
-            test_loss=0.25 + 0.5 * seed,
-            test_accuracy=0.5,
-            state_bytes=2_642_408,
-        )
-        for name in _training.OPTIMIZERS
-        for rate in _training.LEARNING_RATES
-        for seed in seeds
-    ]
+from adashift_optax.__main__ import main
+from adashift_optax.demo import _picture, _report, _results, _table, _training
 
 
 def shown(monkeypatch, width, encoding="utf-8", seeds=(0, 1)):
@@ -34,40 +21,52 @@ def shown(monkeypatch, width, encoding="utf-8", seeds=(0, 1)):
     stream = io.TextIOWrapper(io.BytesIO(), encoding)
     monkeypatch.setenv("COLUMNS", str(width))
     monkeypatch.setattr(sys, "stdout", stream)
-    _table.show(rows(seeds), "digits")
+    _table.show(comparison(seeds=seeds), "digits")
     stream.flush()
     return stream.buffer.getvalue().decode(encoding).splitlines()
 
 
-@pytest.mark.parametrize("width", [60, 80])
 @pytest.mark.parametrize("encoding", ["utf-8", "ascii", "latin-1"])
-def test_table_fits_and_no_cell_is_cut(monkeypatch, width, encoding):
-    lines = shown(monkeypatch, width, encoding)
-    assert max(map(len, lines)) <= width
-    words = " ".join(lines).split()
-    for word in ("2,642,408", "50.00%", "0.500", "0.354", "0.0003", "1.00", "n=10)", "ema)"):
-        assert words.count(word) > 0, word
-    assert words.count("±" if encoding == "utf-8" else "+-") == 2 * len(_training.OPTIMIZERS) + 1
-    assert lines == [line.rstrip() for line in lines]
+def test_table_fits_and_no_cell_is_cut(monkeypatch, encoding):
+    lines = shown(monkeypatch, 80, encoding)
+    assert max(map(len, lines)) <= 80
+    (row,) = [line for line in lines if line.startswith("AdaShift")]
+    plus_minus = "±" if encoding == "utf-8" else "+-"
+    cells = f"0.0003  50.00% {plus_minus} 0.00%  0.500 {plus_minus} 0.354  1.00  2,642,408"
+    assert row == f"AdaShift (max, n=10)  {cells}"
+    assert lines == shown(monkeypatch, 20, encoding)  # the terminal wraps, no cell is cut
 
 
-def test_rows_are_of_one_line_where_there_is_room(monkeypatch):
-    wide = [line for line in shown(monkeypatch, 80) if line.startswith("AdaShift")]
-    assert [line[:25].rstrip() for line in wide] == [
-        "AdaShift (factored, ema)",
-        "AdaShift (max, n=10)",
-    ]
-    assert wide[0].endswith("50.00% ± 0.00%  0.500 ± 0.354  1.00  2,642,408")
-    assert shown(monkeypatch, 20) == shown(monkeypatch, 60)  # the terminal wraps, no cell is cut
+def test_a_spread_is_of_several_seeds(monkeypatch):
+    for seeds, start in (((3,), "seeds: 1. "), ((0, 1), "seeds: 2; mean ± ")):
+        lines = shown(monkeypatch, 100, seeds=seeds)
+        assert lines[0].startswith(f"digits, epochs: 1, {start}")
+        assert any("±" in line for line in lines) == (len(seeds) > 1)
 
 
-@pytest.mark.parametrize(
-    ("seeds", "start"), [((3,), "digits: 1 seed, 1 epoch."), ((0, 1), "digits: 2 seeds, 1 epoch; ")]
-)
-def test_a_spread_is_of_several_seeds(monkeypatch, seeds, start):
-    lines = shown(monkeypatch, 100, seeds=seeds)
-    assert lines[0].startswith(start)
-    assert any("±" in line for line in lines) == (len(seeds) > 1)
+def test_select_takes_the_last_epoch_and_never_a_diverged_run():
+    losses = {0.1: (0.0, 5.0), 0.2: (3.0, 2.0), 0.3: (0.0, math.nan), 0.4: (0.0, math.inf)}
+    table = rows(
+        *(
+            dict(learning_rate=rate, seed=seed, epoch=epoch, validation_loss=loss / (1 + 2 * seed))
+            for rate, of_epochs in losses.items()
+            for seed in (0, 1)
+            for epoch, loss in enumerate(of_epochs, 1)
+        )
+    )
+    table.loc[(table["learning_rate"] == 0.3) & (table["seed"] == 1), "validation_loss"] = 0.0
+    selected = _results.select(pd.concat([table, table.assign(optimizer="adopt")]))
+    assert [*selected] == ["adam", "adopt"]
+    assert all(set(best["learning_rate"]) == {0.2} for best in selected.values())
+
+
+def test_mean_and_deviation_over_seeds():
+    cells = itertools.product((1, 3), (1, 2))
+    table = rows(*(dict(seed=s, epoch=e, test_loss=10.0 * e + s) for s, e in cells))
+    mean, deviation = _results.over_seeds(table, "test_loss")
+    assert [*mean.items()] == [(1, 12), (2, 22)]
+    np.testing.assert_allclose(deviation, np.sqrt([2, 2]))
+    assert [*_results.over_seeds(table[table["seed"] == 1], "test_loss")[1]] == [0, 0]
 
 
 def test_names_move_apart_no_further_than_needed():
@@ -78,13 +77,58 @@ def test_names_move_apart_no_further_than_needed():
     np.testing.assert_allclose(crowd, [0.6, 0.7, 0.8, 0.9, 1.0])
 
 
-def test_every_optimizer_has_a_color_of_its_own():
-    assert list(_picture.COLORS) == list(_training.OPTIMIZERS)
-    assert len(set(_picture.COLORS.values())) == len(_training.OPTIMIZERS)
-
-
 def test_a_diverged_optimizer_leaves_the_picture_of_the_others(tmp_path):
-    selected = _results.select(rows())
-    selected["adam"] = [r._replace(train_loss=float("nan")) for r in selected["adam"]]
+    selected = _results.select(comparison())
+    selected["adam"] = selected["adam"].assign(train_loss=math.nan)
     _picture.save_figure(selected, "digits", tmp_path / "digits.png")
     assert (tmp_path / "digits.png").exists()
+
+
+def test_a_failed_write_leaves_the_file_of_before(tmp_path, monkeypatch):
+    def full(*args):
+        raise OSError("no space left")
+
+    path = tmp_path / "digits.csv"
+    _results.write_whole(path, lambda file: file.write_text("before"))
+    monkeypatch.setattr(os, "replace", full)
+    with pytest.raises(OSError, match="no space left"):
+        _results.write_whole(path, lambda file: file.write_text("after"))
+    assert [file.read_text() for file in tmp_path.iterdir()] == ["before"]
+
+
+def test_names_of_files_that_the_terminal_cannot_show(tmp_path, monkeypatch):
+    monkeypatch.setattr(_training, "compare", lambda *args: iter([comparison()]))
+    stream = io.TextIOWrapper(io.BytesIO(), "ascii")
+    monkeypatch.setattr(sys, "stdout", stream)
+    assert main(["--output", str(tmp_path / "é")]) == 0
+    stream.flush()
+    assert rb"\xe9" in stream.buffer.getvalue()
+
+
+def test_a_terminal_has_a_bar_that_says_what_is_done(monkeypatch):
+    terminal = io.StringIO()
+    terminal.isatty = lambda: True
+    monkeypatch.setenv("COLUMNS", "60")
+    monkeypatch.setattr(sys, "stderr", terminal)
+    report = _report.Report(150)
+    with report.bar:
+        report.compiling("adashift_factored")
+        report.training("Adam")
+        report.finished()
+    shown = terminal.getvalue()
+    assert "compiling adashift_factored: " in shown
+    assert "0/150" in shown
+    assert "Adam: " in shown.split("\r")[-1]
+    assert "1/150" in shown.split("\r")[-1]
+
+
+def test_lines_of_progress_come_at_intervals(monkeypatch, capsys):
+    clock = itertools.count()
+    monkeypatch.setattr(time, "monotonic", lambda: next(clock))  # a second passes between two looks
+    report = _report.Report(20)
+    for _ in range(20):
+        report.training("Adam")
+        report.finished()
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[-1] == "20 of 20 runs done"
+    assert 3 <= len(lines) <= 5

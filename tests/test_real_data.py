@@ -11,17 +11,16 @@ from adashift_optax.demo import _data
 
 FOLDER = os.environ.get("ADASHIFT_DATA")
 
-pytestmark = pytest.mark.skipif(
-    not FOLDER, reason="ADASHIFT_DATA names no folder with mnist/ and cifar-10-batches-bin/"
-)
+pytestmark = [
+    pytest.mark.all_only,
+    pytest.mark.skipif(
+        not FOLDER, reason="ADASHIFT_DATA names no folder with mnist/ and cifar-10-batches-bin/"
+    ),
+]
 
 # How often each digit is in MNIST, from its description; CIFAR-10 has as many of each class.
 MNIST_TRAIN = [5923, 6742, 5958, 6131, 5842, 5421, 5918, 6265, 5851, 5949]
 MNIST_TEST = [980, 1135, 1032, 1010, 982, 892, 958, 1028, 974, 1009]
-
-
-def md5(data: bytes) -> str:
-    return hashlib.md5(data).hexdigest()
 
 
 def test_mnist():
@@ -44,9 +43,8 @@ def test_cifar10():
     # The published MD5 of data_batch_1.bin: the pixels are read in its order.
     images, labels = (array[:10000] for array in train)
     planes = images.transpose(0, 3, 1, 2).reshape(10000, -1)
-    assert md5(np.concatenate([labels[:, None], planes], 1).tobytes()) == (
-        "5dd7e06a14cb22eb9f671a540d1b7c25"
-    )
+    digest = hashlib.md5(np.concatenate([labels[:, None], planes], 1).tobytes()).hexdigest()
+    assert digest == "5dd7e06a14cb22eb9f671a540d1b7c25"
 
 
 @pytest.mark.parametrize(("name", "size"), [("mnist", 60000), ("cifar10", 50000)])

@@ -9,13 +9,13 @@ from adashift_optax.demo._results import over_seeds, select
 from adashift_optax.demo._training import LEARNING_RATES, OPTIMIZERS
 
 RULE = Box("    \n    \n -- \n    \n    \n    \n    \n    \n", ascii=True)  # below the header only
-MINIMUM = 60  # columns that a table of wrapped cells fits into
+WIDTH = 80  # columns that rows of one line fit into; a narrower terminal wraps them
 
 
 def show(rows: pd.DataFrame, dataset: str) -> None:
-    """Print the comparison at the last epoch; a narrow terminal breaks cells at their spaces."""
+    """Print the comparison at the last epoch."""
     console = Console(highlight=False)
-    console.width = max(console.width, MINIMUM)
+    console.width = max(console.width, WIDTH)
     plus_minus = "+-" if console.options.ascii_only else "±"
     seeds, epochs = len(set(rows["seed"])), len(set(rows["epoch"]))
     spread = f"; mean {plus_minus} standard deviation over the seeds" * (seeds > 1)
