@@ -4,17 +4,15 @@ import contextlib
 import http.server
 import socket
 import threading
-from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 
 class Handler(http.server.SimpleHTTPRequestHandler):
     """Notes each request; with `half`, sends half a file, calls that, and breaks off."""
 
     requests: list[str]
-    half: Callable[[Any], object] | None = None
+    half = None
 
     def do_GET(self):
         self.requests.append(self.path[1:])
@@ -33,7 +31,7 @@ class Handler(http.server.SimpleHTTPRequestHandler):
 
 
 @contextlib.contextmanager
-def serving(folder: Path, handler: type[Handler]) -> Iterator[str]:
+def serving(folder, handler):
     """Serve a folder; yields the address."""
     make = partial(handler, directory=str(folder))
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), make) as server:
@@ -42,7 +40,7 @@ def serving(folder: Path, handler: type[Handler]) -> Iterator[str]:
         server.shutdown()
 
 
-def nowhere() -> str:
+def nowhere():
     """The address of a server that is not there."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))

@@ -4,14 +4,8 @@ import gzip
 
 import numpy as np
 import pytest
-from image_files import (
-    CIFAR10_FILES,
-    MNIST_FILES,
-    cifar10_archive,
-    idx_bytes,
-    write_cifar10,
-    write_mnist,
-)
+from image_files import CIFAR10_FILES as BATCHES
+from image_files import MNIST_FILES, cifar10_archive, idx_bytes, write_cifar10, write_mnist
 from sklearn.datasets import load_digits
 
 from adashift_optax.demo import _data
@@ -40,21 +34,15 @@ def test_digits_are_split_once_and_stratified():
     assert sorted(found) == sorted((*x, y) for x, y in zip(pixels / 16, labels, strict=True))
 
 
-@pytest.mark.parametrize("form", ["plain", "zipped", "mixed", "mnist"])
+@pytest.mark.parametrize("form", ["", "zipped", "mnist"])
 def test_mnist(tmp_path, form):
     """Files may be plain or zipped, and in a folder of the dataset's name."""
     folder = tmp_path / ("mnist" if form == "mnist" else "")
     folder.mkdir(exist_ok=True)
     arrays = write_mnist(folder, zipped=form == "zipped")
-    if form == "mixed":
-        plain = folder / MNIST_FILES[0]
-        (folder / f"{plain.name}.gz").write_bytes(gzip.compress(plain.read_bytes()))
-        plain.unlink()
-    for part, names in zip(
-        _data.read_mnist(tmp_path), (MNIST_FILES[:2], MNIST_FILES[2:]), strict=True
-    ):
-        np.testing.assert_array_equal(part.images[..., 0], arrays[names[0]])
-        np.testing.assert_array_equal(part.labels, arrays[names[1]])
+    read = [array for part in _data.read_mnist(tmp_path) for array in part]
+    for array, name in zip(read, MNIST_FILES, strict=True):
+        np.testing.assert_array_equal(array.squeeze(), arrays[name])
     train, validation, test = _data.load("mnist", tmp_path)
     assert [len(part.labels) for part in (train, validation, test)] == [80, 20, 20]
     assert np.bincount(validation.labels).tolist() == [2] * 10
@@ -86,7 +74,6 @@ NOT_LABELS = "not a whole IDX file of uint8 of shape ('N',)"
 BROKEN_IDX = [
     (IMAGES, lambda data: data[:-1], NOT_WHOLE),
     (IMAGES, lambda data: data + b"0", NOT_WHOLE),
-    (IMAGES, lambda data: data[:10], f"10 {NOT_WHOLE}"),
     (IMAGES, lambda data: b"", f"0 {NOT_WHOLE}"),
     (IMAGES, lambda data: b"<!DOCTYPE html>", NOT_WHOLE),
     (IMAGES, gzip.compress, NOT_WHOLE),
@@ -95,7 +82,6 @@ BROKEN_IDX = [
     (IMAGES, lambda data: idx_bytes(np.zeros((100, 28, 27), np.uint8)), NOT_WHOLE),
     (LABELS, lambda data: idx_bytes(np.zeros(99, np.uint8)), "99 labels for 100 images"),
     (LABELS, lambda data: idx_bytes(np.zeros((100, 1), np.uint8)), NOT_LABELS),
-    (LABELS, lambda data: b"\0\0\x0b\1\0\0\0\1\0\5", NOT_LABELS),
     (TEST_LABELS, lambda data: set_byte(data, len(data) - 1, 10), "a label 10"),
     (TEST_LABELS, lambda data: idx_bytes(np.zeros(0, np.uint8)), "0 labels for 20 images"),
 ]
@@ -115,20 +101,15 @@ def test_a_broken_mnist_file_is_named_with_what_is_wrong(tmp_path):
     assert f"{TEST_LABELS}: no labels" in error_of("mnist", tmp_path)
     write_mnist(tmp_path, train=15)
     assert "cannot split off validation data" in error_of("mnist", tmp_path)
-
-
-def test_a_broken_gzip_file_is_named(tmp_path):
-    write_mnist(tmp_path, zipped=True)
-    path = tmp_path / f"{MNIST_FILES[2]}.gz"
-    whole = path.read_bytes()
-    for content in (whole[:-20], whole[:-4] + b"0000", b"not gzip at all"):
-        path.write_bytes(content)
-        assert error_of("mnist", tmp_path).startswith(f"{path}: not a whole gzip file: ")
+    (tmp_path / IMAGES).unlink()
+    for content in (gzip.compress(b"0")[:-4] + b"0000", gzip.compress(b"0")[:-2], b"not gzip"):
+        (zipped := tmp_path / f"{IMAGES}.gz").write_bytes(content)
+        assert error_of("mnist", tmp_path).startswith(f"{zipped}: not a whole gzip file: ")
 
 
 def test_a_broken_cifar10_file_is_named_with_what_is_wrong(tmp_path):
     write_cifar10(tmp_path)
-    path = tmp_path / CIFAR10_FILES[2]
+    path = tmp_path / BATCHES[2]
     whole = path.read_bytes()
     for content, message in (
         (whole[:-1], "61459 bytes, expected a multiple of 3073"),
@@ -146,7 +127,7 @@ def test_a_broken_cifar10_archive_is_named(tmp_path):
     for content in (cifar10_archive(files)[:-1000], b"<!DOCTYPE html>", b""):
         path.write_bytes(content)
         assert error_of("cifar10", tmp_path).startswith(f"{path}: not a whole .tar.gz file: ")
-    (files / CIFAR10_FILES[3]).unlink()
+    (files / BATCHES[3]).unlink()
     path.write_bytes(cifar10_archive(files))
     assert "data_batch_4.bin: 0 bytes" in error_of("cifar10", tmp_path)
 
@@ -158,6 +139,6 @@ def test_missing_files_are_named_with_what_is_needed(tmp_path):
     ):
         line = error_of(name, tmp_path)
         assert all(word in line for word in words)
-    (tmp_path / CIFAR10_FILES[0]).mkdir()
+    (tmp_path / BATCHES[0]).mkdir()
     assert "data_batch_1.bin: Is a directory" in error_of("cifar10", tmp_path)
     assert "nowhere: no such folder" in error_of("cifar10", tmp_path / "nowhere")

@@ -22,8 +22,7 @@ from adashift_optax.demo import _command, _data, _training
 def runs(data, names, epochs, seeds, report):
     """In the place of `compare`: the runs of each rate, finished."""
     rows = comparison(names, range(seeds), range(1, epochs + 1))
-    for what in ("the network", *names):
-        report.compiling(what)
+    report.compiling("the network")
     for _, one in rows.groupby(["learning_rate", "seed", "optimizer"], sort=False):
         report.training(one["optimizer"].iloc[0])
         report.check()

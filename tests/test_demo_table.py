@@ -3,7 +3,6 @@
 import io
 import itertools
 import math
-import os
 import sys
 import time
 
@@ -82,18 +81,6 @@ def test_a_diverged_optimizer_leaves_the_picture_of_the_others(tmp_path):
     selected["adam"] = selected["adam"].assign(train_loss=math.nan)
     _picture.save_figure(selected, "digits", tmp_path / "digits.png")
     assert (tmp_path / "digits.png").exists()
-
-
-def test_a_failed_write_leaves_the_file_of_before(tmp_path, monkeypatch):
-    def full(*args):
-        raise OSError("no space left")
-
-    path = tmp_path / "digits.csv"
-    _results.write_whole(path, lambda file: file.write_text("before"))
-    monkeypatch.setattr(os, "replace", full)
-    with pytest.raises(OSError, match="no space left"):
-        _results.write_whole(path, lambda file: file.write_text("after"))
-    assert [file.read_text() for file in tmp_path.iterdir()] == ["before"]
 
 
 def test_names_of_files_that_the_terminal_cannot_show(tmp_path, monkeypatch):
