@@ -6,6 +6,7 @@ R and C are the means over rows and columns of the step before, or of today wher
 delayed. The momentum of s_t stands behind, in a transformation of its own.
 """
 
+import math
 from typing import Any, NamedTuple
 
 import jax
@@ -70,7 +71,7 @@ def scale(kappa: float, growing: bool, delayed: bool) -> optax.GradientTransform
         del params
         count = optax.safe_increment(state.count)
         t = count.astype(jnp.float32)
-        a = jnp.maximum(1 - B2, t**-0.8) if growing else (1 - B2) / (1 - B2**t)
+        a = jnp.maximum(1 - B2, t**-0.8) if growing else (1 - B2) / -jnp.expm1(t * math.log(B2))
         today = jax.tree.map(means, g)
         squares = jax.tree.map(lambda old, new: old - a * old + a * new, state.squares, today)
 
@@ -100,12 +101,17 @@ def momentum(b1: float, nesterov: bool, dtype: Any = None) -> optax.GradientTran
         zeros = jax.tree.map(lambda p: jnp.zeros_like(p, dtype), params)
         return optax.EmaState(jnp.zeros([], jnp.int32), zeros)
 
+    def one(m: jax.Array, x: jax.Array) -> jax.Array:
+        return (b1 * m.astype(x.dtype) + (1 - b1) * x).astype(m.dtype)
+
     def update(s: Any, state: optax.EmaState, params: Any = None) -> tuple[Any, optax.EmaState]:
         del params
         count = optax.safe_increment(state.count)
         t = count.astype(jnp.float32)
-        m = jax.tree.map(lambda m, x: (b1 * m + (1 - b1) * x).astype(m.dtype), state.ema, s)
+        m = jax.tree.map(one, state.ema, s)
         now, ahead = (1 - b1) / (1 - b1**t), b1 / (1 - b1 ** (t + 1))
-        return jax.tree.map(lambda m, x: ahead * m + now * x, m, s), optax.EmaState(count, m)
+        return jax.tree.map(lambda m, x: ahead * m.astype(x.dtype) + now * x, m, s), optax.EmaState(
+            count, m
+        )
 
     return optax.GradientTransformation(init, update)

@@ -1,17 +1,15 @@
 """MNIST with a small convolutional net, CIFAR-10 with a small residual one."""
 
 import os
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 
 from adashift_optax.demo._data import DataError, Dataset, load
-from benchmarks.evidence.task import Params, Task, dense
+from benchmarks.evidence.task import Init, Model, Params, Task, cross_entropy, dense
 from benchmarks.evidence.train import POINTS
 
 PADDING = 4
@@ -20,10 +18,8 @@ STEM, WIDTHS = 16, (32, 64)
 
 def conv(kernel: jax.Array, x: jax.Array, stride: int = 1) -> jax.Array:
     """A convolution with padding, NHWC."""
-    numbers = ("NHWC", "HWIO", "NHWC")
-    return jax.lax.conv_general_dilated(
-        x, kernel, (stride, stride), "SAME", dimension_numbers=numbers
-    )
+    order = {"dimension_numbers": ("NHWC", "HWIO", "NHWC")}
+    return jax.lax.conv_general_dilated(x, kernel, (stride, stride), "SAME", **order)
 
 
 def kernel(key: jax.Array, size: int, inputs: int, outputs: int) -> jax.Array:
@@ -111,24 +107,15 @@ def real(name: str) -> Dataset:
 
 
 def images(
-    name: str,
-    dataset: str,
-    init: Callable[[jax.Array], Params],
-    model: Callable[[Params, jax.Array], jax.Array],
-    epochs: int,
-    batch: int,
-    augment: bool = False,
+    name: str, dataset: str, net: tuple[Init, Model], epochs: int, batch: int, augment: bool = False
 ) -> Task:
-    """Classifying images."""
+    """Classifying images with a net: its initialization and its logits."""
+    init, model = net
     train, validation, test = real(dataset)
     mean, std = train.images.mean((0, 1, 2)), train.images.std((0, 1, 2))
     parts = {"train": train, "validation": validation, "test": test}
     data = {k: ((x.images - mean) / std, x.labels) for k, x in parts.items()}
     size = len(train.labels)
-
-    def loss_of(params: Params, images: jax.Array, labels: jax.Array) -> jax.Array:
-        logits = model(params, images)
-        return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
 
     def right(params: Params, images: jax.Array, labels: jax.Array) -> jax.Array:
         return jnp.mean(model(params, images).argmax(-1) == labels, dtype=jnp.float32)
@@ -136,7 +123,7 @@ def images(
     def loss(params: Params, data: Any, batch: Any) -> jax.Array:
         images, labels = (array[batch["rows"]] for array in data["train"])
         images = augmented(images, batch["moves"]) if augment else images
-        return loss_of(params, images, labels)
+        return cross_entropy(model, params, images, labels)
 
     def batches(rng: np.random.Generator, steps: int) -> Any:
         orders = [rng.permutation(size)[: size // batch * batch] for _ in range(epochs)]
@@ -152,7 +139,7 @@ def images(
         loss,
         batches,
         data,
-        lambda params, data: loss_of(params, *data["validation"]),
+        lambda params, data: cross_entropy(model, params, *data["validation"]),
         epochs * (size // batch) // POINTS * POINTS,  # so that validation comes at equal distances
         lambda params, data: right(params, *data["test"]),
         in_loop=False,

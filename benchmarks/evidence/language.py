@@ -1,21 +1,18 @@
 """Predicting the next byte or subword: a transformer and an LSTM."""
 
-from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 
-from benchmarks.evidence.task import Params, Task, dense, mean_over
+from benchmarks.evidence.task import Init, Model, Params, Task, cross_entropy, dense, mean_over
 
 BYTES, CONTEXT, HEADS = 256, 64, 4
 HELD_OUT = 256  # excerpts
 LSTM_EMBEDDING, LSTM_WIDTH = 64, 256
-
-Model = Callable[[Params, jax.Array], jax.Array]
+Tokens = tuple[np.ndarray, np.ndarray]
 
 
 def transformer_init(
@@ -103,9 +100,9 @@ def lstm(params: Params, tokens: jax.Array) -> jax.Array:
 
 def language(
     name: str,
-    init: Callable[[jax.Array], Params],
+    init: Init,
     model: Model,
-    tokens: tuple[np.ndarray, np.ndarray],
+    tokens: Tokens,
     steps: int,
     batch: int,
     context: int = CONTEXT,
@@ -116,9 +113,8 @@ def language(
     held_out = validation[starts[:, None] + np.arange(context + 1)]
 
     def loss_of(params: Params, excerpts: jax.Array) -> jax.Array:
-        logits = model(params, excerpts[:, :-1].astype(jnp.int32))
-        targets = excerpts[:, 1:].astype(jnp.int32)
-        return optax.softmax_cross_entropy_with_integer_labels(logits, targets).mean()
+        excerpts = excerpts.astype(jnp.int32)
+        return cross_entropy(model, params, excerpts[:, :-1], excerpts[:, 1:])
 
     def loss(params: Params, data: Any, starts: jax.Array) -> jax.Array:
         return loss_of(params, data["train"][starts[:, None] + jnp.arange(context + 1)])

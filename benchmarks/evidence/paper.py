@@ -17,22 +17,14 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from tqdm import tqdm
 
 from benchmarks.evidence import results
 from benchmarks.evidence.images import real
-from benchmarks.evidence.paper_plan import (
-    SETTINGS,
-    VERSION,
-    Cell,
-    Setting,
-    cells,
-    optimizers,
-)
+from benchmarks.evidence.paper_plan import SETTINGS, VERSION, Cell, Setting, cells, optimizers
 from benchmarks.evidence.results import Record
 from benchmarks.evidence.run import pin
-from benchmarks.evidence.task import digest, generator
+from benchmarks.evidence.task import cross_entropy, digest, generator
 
 FILE = "paper"
 
@@ -55,11 +47,6 @@ def logits(params: Any, x: jax.Array) -> jax.Array:
     return x
 
 
-def loss_of(params: Any, x: jax.Array, y: jax.Array) -> jax.Array:
-    """The mean cross-entropy of a batch."""
-    return optax.softmax_cross_entropy_with_integer_labels(logits(params, x), y).mean()
-
-
 class Runner:
     """Runs cells. The program of a setting and an optimizer is compiled once."""
 
@@ -76,7 +63,7 @@ class Runner:
         def step(rate: jax.Array, data: Any, carry: Any, rows: jax.Array) -> Any:
             params, state = carry
             x, y = (array[rows] for array in data["train"])
-            loss, grads = jax.value_and_grad(loss_of)(params, x, y)
+            loss, grads = jax.value_and_grad(partial(cross_entropy, logits))(params, x, y)
             updates, state = tx.update(grads, state, params)
             params = jax.tree.map(lambda p, u: p - rate * u, params, updates)
             return (params, state), loss
@@ -110,19 +97,12 @@ class Runner:
             if not math.isfinite(losses[-1]):
                 break
         diverged = not losses[-1] <= first
-        return Record(
-            *cell,
-            steps=setting.epochs * per_epoch,
-            best=min((x for x in losses if math.isfinite(x)), default=math.nan),
-            final=losses[-1],
-            accuracy=math.nan if diverged else accuracies[-1],
-            diverged=diverged,
-            seconds=time.perf_counter() - begin,
-            state_bytes=4 * of_state / of_params,
-            plan=VERSION,
-            data=self.digest,
-            curve=json.dumps({"loss": digits(losses), "accuracy": digits(accuracies)}),
-        )
+        best = min((x for x in losses if math.isfinite(x)), default=math.nan)
+        accuracy = math.nan if diverged else accuracies[-1]
+        seconds, bytes_ = time.perf_counter() - begin, 4 * of_state / of_params
+        numbers = (best, losses[-1], accuracy, diverged, seconds, bytes_)
+        curve = json.dumps({"loss": digits(losses), "accuracy": digits(accuracies)})
+        return Record(*cell, setting.epochs * per_epoch, *numbers, VERSION, self.digest, curve)
 
 
 def digits(numbers: list[float]) -> list[float | None]:

@@ -27,24 +27,10 @@ VERSION = 3
 # The middle of the grid of Adam-like rows, in quarters of a decade: 10^(-10 / 4) = 0.00316. Those
 # of B are the best of Adam and NAdam in the earlier study; those of D are theirs where D is alike.
 CENTRES = {
-    "A": {"language_a": -10, "sparse_a": -10, "images_a": -10},
-    "B": {
-        "sparse_b": -8,
-        "heavy_b": -8,
-        "finetune_b": -12,
-        "language_b": -12,
-        "images_b": -7,
-        "lstm_b": -6,
-    },
-    "D": {
-        "sparse_d": -8,
-        "heavy_d": -8,
-        "language_d": -10,
-        "lstm_d": -6,
-        "images_d": -8,
-        "decay_d": -10,
-        "larger_d": -12,
-    },
+    "A": dict(language_a=-10, sparse_a=-10, images_a=-10),
+    "B": dict(sparse_b=-8, heavy_b=-8, finetune_b=-12, language_b=-12, images_b=-7, lstm_b=-6),
+    "D": dict(sparse_d=-8, heavy_d=-8, language_d=-10, lstm_d=-6, images_d=-8, decay_d=-10)
+    | dict(larger_d=-12),
 }
 SEEDS = {"A": (0, 1), "B": (111, 112, 113, 114, 115), "D": (111, 112, 113, 114, 115)}
 GRID = (-1, 0, 1)

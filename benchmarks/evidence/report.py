@@ -1,156 +1,131 @@
-"""``python -m benchmarks.evidence.report``: the tables of the study, from its CSV files."""
+"""``python -m benchmarks.evidence.report``: tables of what has been run, and what is missing."""
 
 import argparse
-from collections.abc import Sequence
-from functools import partial
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
-from matplotlib.figure import Figure
+import pandas as pd
 
 from benchmarks.evidence import picture, plan, results
-from benchmarks.evidence.optimizers import B2S
-from benchmarks.evidence.statistics import (
-    Tuned,
-    best_of,
-    finished,
-    interval,
-    log_ratios,
-    percent,
-    tuned,
-)
+from benchmarks.evidence.optimizers import candidate
+from benchmarks.evidence.plan import Frames
+from benchmarks.evidence.statistics import compared, left, over_tasks, percent, tuned
 
-Rows = dict[str, Tuned]
-COLUMNS = (
-    "optimizer",
-    "bytes",
-    "rate",
-    "loss",
-    "% over the best of 8 bytes",
-    "% over the best of its class",
-    "accuracy",
-    "diverged",
-)
+# The rows of the table that README and docs share.
+SHORT = ("ours", "ours bfloat16", "adam b1=0.9", "nadam b1=0.9", "recipe nesterov b1=0.9")
 
 
-def table(columns: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+def table(columns: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
     """A table in Markdown."""
     rows = [columns, ["-" * len(c) for c in columns], *lines]
     return "\n".join(f"| {' | '.join(row)} |" for row in rows) + "\n"
 
 
-def over(row: Tuned, base: Tuned | None) -> str:
-    """How much higher the losses of a row are than those of another, paired by seed."""
-    return "" if base is None else percent(list(log_ratios(row, base).values()))
-
-
-def of_task(rows: Rows) -> str:
+def of_task(rows: pd.DataFrame) -> str:
     """The table of one task, the best first."""
-    lines = []
-    for row in sorted(rows.values(), key=lambda row: row.mean):
-        mean, half = interval(list(row.losses.values()))
-        accuracy = np.mean([r.accuracy for r in row.records])
-        lines.append(
-            [
-                row.optimizer,
-                f"{row.records[0].state_bytes:.2f}",
-                f"{row.rate:g}" + (" (edge)" if row.edge else ""),
-                f"{mean:.4f}" + ("" if np.isnan(half) else f" ± {half:.4f}"),
-                over(row, best_of(rows, 8)),
-                over(row, best_of(rows, row.size)),
-                "" if np.isnan(accuracy) else f"{100 * accuracy:.2f}",
-                f"{row.diverged}/{row.runs}",
-            ]
+    groups = rows.groupby("optimizer")
+    found = groups.first().join(compared(rows).drop(columns="n"))
+    found = found.assign(loss=groups.loss.mean(), accuracy=groups.accuracy.mean())
+    lines = [
+        (
+            name,
+            f"{row.state_bytes:.2f}",
+            f"{row.rate:g}" + " (edge)" * row.edge,
+            f"{row.loss:.4f}",
+            percent(row["mean"], row.half),
+            "" if np.isnan(row.accuracy) else f"{100 * row.accuracy:.2f}",
+            f"{row.bad}/{row.runs}",
         )
-    return table(COLUMNS, lines)
+        for name, row in found.sort_values("loss").iterrows()
+    ]
+    over = f"% over {plan.BASE}"
+    return table(("optimizer", "bytes", "rate", "loss", over, "accuracy", "diverged"), lines)
 
 
-def over_tasks(tasks: dict[str, Rows]) -> str:
-    """The geometric mean of the ratios over tasks, for the rows that all of them have.
+def of_choice(frames: Frames) -> str:
+    """The scores of the candidates and of their rivals, and what the rule says."""
+    among = plan.candidates(frames)
+    constants = {c.name: c.constants for c in among}
+    found = plan.scores([*map(candidate, among), *plan.RIVALS], frames)
+    lowest = min((x for name, x in found.items() if name in constants), default=np.nan)
+    lines = [
+        (name, percent(x - lowest), str(constants.get(name, "")))
+        for name, x in sorted(found.items(), key=lambda item: item[1])
+    ]
+    winner = plan.winner(frames)
+    said = winner.name if winner else f"nothing yet: {len(lines)} rows are finished"
+    return table(("row", "% over the lowest score", "constants"), lines) + f"\nThe rule: {said}\n"
 
-    The interval is over seeds: a seed gives one geometric mean.
-    """
-    shared = set.intersection(*(set(rows) for rows in tasks.values()))
+
+def of_means(tasks: dict[str, pd.DataFrame], names: Iterable[str] | None = None) -> str:
+    """Means over tasks, then each task, then the means without each single task."""
+    inside = {task: rows for task, rows in tasks.items() if task not in plan.OUTSIDE}
+    ratios = {task: compared(rows) for task, rows in tasks.items()}
+    means = over_tasks({task: ratios[task] for task in inside})
+    without = {
+        f"without {out}": over_tasks({task: ratios[task] for task in inside if task != out})
+        for out in inside
+        if len(inside) > 1
+    }
+    bytes_ = pd.concat(tasks.values()).groupby("optimizer").state_bytes.mean()
+    marks = {task: f"{task} (not in the means)" if task in plan.OUTSIDE else task for task in tasks}
+    columns = ["optimizer", "bytes", "mean", "tasks", "worst", *marks.values(), *without]
     lines = []
-    for name in shared:
-        against = []
-        for size in (8, None):  # and that of its class
-            pairs = [(r[name], best_of(r, size or r[name].size)) for r in tasks.values()]
-            logs = [log_ratios(row, base) for row, base in pairs if base is not None]
-            seeds = set.intersection(*(set(log) for log in logs)) if logs else set()
-            against.append([float(np.mean([log[s] for log in logs])) for s in sorted(seeds)])
-        rows = [rows[name] for rows in tasks.values()]
-        bytes_ = np.mean([row.records[0].state_bytes for row in rows])
-        diverged = f"{sum(row.diverged for row in rows)}/{sum(row.runs for row in rows)}"
-        shown = [percent(logs) if logs else "" for logs in against]
-        order = float(np.mean(against[0])) if against[0] else np.inf
-        lines.append((order, [name, f"{bytes_:.2f}", *shown, diverged]))
-    columns = [c for c in COLUMNS if c not in ("rate", "loss", "accuracy")]
-    return table(columns, [line for _, line in sorted(lines)])
-
-
-def of_delay(folder: Path = results.FOLDER) -> tuple[Sequence[str], Sequence[Sequence[str]]]:
-    """The losses with the delay over those without, at the best rate of either: header and rows.
-
-    A cell is empty as long as one of the two has runs left.
-    """
-    records = {task: results.read(task, folder) for task in plan.TASKS_DELAY}
-    groups = plan.groups_delay()
-    left = {(g.task, g.row.name) for g in groups if plan.next_cells(g, records[g.task])}
-    lines = []
-    for task, kinds in plan.TASKS_DELAY.items():
-        rows = tuned(records[task], plan.SEEDS["delay"])
-        found = {name: row for name, row in rows.items() if (task, name) not in left}
-        for blocks in kinds:
-            cells = []
-            for b2 in B2S:
-                ours = found.get(f"ours {blocks} b1=0.5 b2={b2} clip=3 n=1")
-                base = found.get(f"undelayed {blocks} b1=0.5 b2={b2} clip=3")
-                cells.append(over(ours, base) if ours and base else "")
-            lines.append([task, blocks, *cells])
-    return ["task", "blocks", *(f"b2={b2}" for b2 in B2S)], lines
-
-
-def finished_tasks(study: str, folder: Path = results.FOLDER) -> dict[str, Rows]:
-    """The rows of each finished task of a study. Of B there is none before all of A is."""
-    read = partial(results.read, folder=folder)
-    of_a = {name: read(name) for name in plan.TASKS_A}
-    if study == "B" and set(finished(plan.groups_a(), of_a)) < set(of_a):
-        return {}
-    groups = plan.groups_of(study, [record for task in of_a.values() for record in task])
-    records = {name: read(name) for name in plan.TASKS[study]}
-    return {name: tuned(records[name], plan.SEEDS[study]) for name in finished(groups, records)}
-
-
-def draw(folder: Path) -> Figure:
-    """The picture of the tasks B that are finished."""
-    tasks = finished_tasks("B", folder)
-    if not tasks:
-        raise SystemExit(f"No task of B is finished in {folder}: run A and B first.")
-    names = ", ".join(picture.TASKS[task] for task in tasks)
-    title = f"Each optimizer at its best learning rate. Mean over tasks:\n{names}"
-    return picture.draw(picture.points(tasks), title)
+    for name, row in means.iterrows():
+        cells = [f.loc[name] if name in f.index else None for f in ratios.values()]
+        others = [f["mean"].get(name, np.nan) for f in without.values()]
+        lines.append(
+            (
+                str(name),
+                f"{bytes_[name]:.2f}",
+                percent(row["mean"], row.half),
+                str(row.tasks),
+                f"{percent(row.highest)} ({row.worst})",
+                *("" if x is None else percent(x["mean"], x.half) for x in cells),
+                *(percent(x) for x in others),
+            )
+        )
+    wanted = set(means.index if names is None else names)
+    end = None if names is None else 5  # the columns of the short table
+    return table(columns[:end], [line[:end] for line in lines if line[0] in wanted])
 
 
 def main() -> None:
     """Print what there is, or draw it."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.evidence.report")
     parser.add_argument("--folder", type=Path, default=results.FOLDER)
-    parser.add_argument("--picture", type=Path, help="draw the finished tasks B into this file")
+    parser.add_argument("--short", action="store_true", help="only the table of the README")
+    parser.add_argument("--picture", type=Path, help="draw loss against bytes into this file")
+    parser.add_argument("--curves", type=Path, help="draw the curves of the larger model")
     args = parser.parse_args()
-    folder = args.folder
-    if args.picture:
-        draw(folder).savefig(args.picture, dpi=110)
-        return
-    for study, names in plan.TASKS.items():
-        tasks = {name: tuned(results.read(name, folder), plan.SEEDS[study]) for name in names}
-        tasks = {name: rows for name, rows in tasks.items() if rows}
-        for name, rows in tasks.items():
-            print(f"## {name}\n\n{of_task(rows)}")
-        if tasks and study == "delay":
-            print(f"## % of loss that the delay adds\n\n{table(*of_delay(folder))}")
-        elif tasks:
-            print(f"## Tasks {study}: geometric means of the ratios\n\n{over_tasks(tasks)}")
+    frames = {s: {t: results.read(t, args.folder) for t in plan.CENTRES[s]} for s in plan.CENTRES}
+    tasks = {
+        study: {t: tuned(f, plan.SEEDS[study]) for t, f in of.items() if len(f)}
+        for study, of in frames.items()
+    }
+    reported = {**tasks["B"], **tasks["D"]}
+    if args.short:
+        print(of_means(reported, SHORT))
+    elif args.picture or args.curves:
+        if not reported:
+            raise SystemExit(f"No run of B or D is in {args.folder}: run A, then B and D first.")
+        if args.picture:
+            inside = {t: rows for t, rows in reported.items() if t not in plan.OUTSIDE}
+            means = over_tasks({t: compared(rows) for t, rows in inside.items()})
+            sizes = pd.concat(reported.values()).groupby("optimizer").state_bytes.mean()
+            picture.of_bytes(means, sizes).savefig(args.picture, dpi=110)
+        if args.curves:
+            picture.curves(reported["larger_d"]).savefig(args.curves, dpi=110)
+    else:
+        for study, of in tasks.items():
+            for task, rows in of.items():
+                print(f"## {task}\n\n{of_task(rows)}")
+            for line in left(study, frames[study], frames["A"]):
+                print(f"Study {study} has something left. {line}\n")
+        print(f"## Tasks A: what they choose\n\n{of_choice(frames['A'])}")
+        if reported:
+            print(f"## Tasks B and D: % over {plan.BASE}\n\n{of_means(reported)}")
 
 
 if __name__ == "__main__":

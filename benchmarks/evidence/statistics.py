@@ -1,101 +1,86 @@
-"""Means, intervals and paired ratios of the records of a task."""
+"""From the runs of tasks to losses at the best rate, paired ratios, means and intervals."""
 
-from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+from collections.abc import Sequence
 
 import numpy as np
+import pandas as pd
 from scipy import stats
 
 from benchmarks.evidence import plan
-from benchmarks.evidence.optimizers import ROWS
-from benchmarks.evidence.results import Record
+from benchmarks.evidence.plan import Frames
 
 
-class Tuned(NamedTuple):
-    """A row on a task, at the best rate of its grid.
+def tuned(frame: pd.DataFrame, seeds: Sequence[int]) -> pd.DataFrame:
+    """The runs of each optimizer at the rate that is best for the first seed.
 
-    Attributes:
-      losses: the best validation loss by seed, infinite where the run diverged.
-      records: those at that rate.
-      runs: how many there are at all rates, and how many of them diverged.
-      edge: whether the best rate is at the edge of its grid.
+    Beside the columns of the results: `loss`, infinite where a run diverged; `edge`, whether the
+    rate is at an edge of those that were tried; `runs` and `bad`, how many there are at all rates
+    and how many of them diverged.
     """
-
-    optimizer: str
-    rate: float
-    losses: dict[int, float]
-    records: list[Record]
-    runs: int
-    diverged: int
-    edge: bool
-
-    @property
-    def size(self) -> int:
-        """The class of its bytes of state per parameter: 8, 4, 0 for up to 2, 24 for more than 8.
-
-        That of Muon is 8 where no leaf is a matrix for it, since its Adam then has all of them.
-        """
-        bytes_ = self.records[0].state_bytes
-        return 0 if bytes_ < 2.5 else 4 if bytes_ < 6.5 else 8 if bytes_ < 9 else 24
-
-    @property
-    def mean(self) -> float:
-        """The mean loss over seeds."""
-        return float(np.mean(list(self.losses.values())))
+    frame = frame[frame.seed.isin(seeds)]
+    frame = frame.assign(loss=frame.best.where(~frame.diverged, np.inf))
+    first = frame[frame.seed == seeds[0]].sort_values(["loss", "rate"])
+    rates = first.groupby("optimizer").rate.agg(rate="first", low="min", high="max")
+    rates["edge"] = (rates.rate == rates.low) | (rates.rate == rates.high)
+    counts = frame.groupby("optimizer").agg(runs=("seed", "size"), bad=("diverged", "sum"))
+    best = rates.join(counts).drop(columns=["low", "high"]).reset_index()
+    return frame.merge(best, on=["optimizer", "rate"])
 
 
-def tuned(records: Iterable[Record], seeds: Sequence[int]) -> dict[str, Tuned]:
-    """Each row of a task at the rate that is best for the first seed."""
-    by_row: dict[str, list[Record]] = {}
-    for record in records:
-        if record.plan == plan.VERSION and record.seed in seeds:
-            by_row.setdefault(record.optimizer, []).append(record)
-    found = {}
-    for name, rows in by_row.items():
-        tried = {r.rate: plan.loss_of(r) for r in rows if r.seed == seeds[0]}
-        if not tried:
-            continue
-        rate = min(tried, key=lambda rate: (tried[rate], rate))
-        at = [r for r in rows if r.rate == rate]
-        losses = {r.seed: plan.loss_of(r) for r in at}
-        counts = len(rows), sum(r.diverged for r in rows)
-        found[name] = Tuned(name, rate, losses, at, *counts, rate in (min(tried), max(tried)))
-    return found
+def compared(rows: pd.DataFrame, base: str = plan.BASE) -> pd.DataFrame:
+    """Of each optimizer of a task the mean logarithm of its loss over that of the base.
+
+    Paired by seed. With it the standard error, `half` of the 95 % interval, and the number `n` of
+    pairs: NaN where there are too few. Empty if the base has no runs.
+    """
+    wide = np.log(rows.pivot(index="optimizer", columns="seed", values="loss"))
+    ratios = wide - wide.loc[base] if base in wide.index else wide.iloc[:0]
+    n = ratios.count(axis=1)
+    with np.errstate(invalid="ignore"):  # of a run that diverged
+        error = ratios.std(axis=1) / np.sqrt(n)
+    half = stats.t.ppf(0.975, n - 1) * error
+    return pd.DataFrame({"mean": ratios.mean(axis=1), "error": error, "half": half, "n": n})
 
 
-def finished(groups: Iterable[plan.Group], records: dict[str, list[Record]]) -> list[str]:
-    """The tasks of `groups` of which nothing is left to run."""
-    groups = list(groups)
-    left = {group.task for group in groups if plan.next_cells(group, records[group.task])}
-    return [task for task in dict.fromkeys(group.task for group in groups) if task not in left]
+def over_tasks(tasks: dict[str, pd.DataFrame]) -> pd.DataFrame:
+    """The means of what `compared` found on several tasks, each over the tasks that it has.
+
+    The degrees of freedom are those of the task with the fewest seeds. `worst` is the task with
+    the highest ratio and `highest` that ratio.
+    """
+    every = pd.concat(tasks, names=["task"]).query("n > 0").reset_index()
+    groups = every.groupby("optimizer")
+    found = groups.agg(mean=("mean", "mean"), tasks=("mean", "size"), n=("n", "min"))
+    error = groups.error.agg(lambda x: np.sqrt((x**2).sum(skipna=False)) / len(x))
+    found["half"] = stats.t.ppf(0.975, found.n - 1) * error
+    worst = every.loc[groups["mean"].idxmax()].set_index("optimizer")
+    return found.assign(worst=worst.task, highest=worst["mean"]).sort_values(["mean", "optimizer"])
 
 
-def interval(values: Sequence[float]) -> tuple[float, float]:
-    """The mean and half of the 95 % interval by Student's t: NaN for one value."""
-    n = len(values)
-    if n < 2 or not np.isfinite(values).all():
-        return float(np.mean(values)), float("nan")
-    half = stats.t.ppf(0.975, n - 1) * np.std(values, ddof=1) / np.sqrt(n)
-    return float(np.mean(values)), float(half)
-
-
-def log_ratios(one: Tuned, other: Tuned) -> dict[int, float]:
-    """The logarithms of the ratios of losses, for the seeds that both have."""
-    seeds = one.losses.keys() & other.losses.keys()
-    with np.errstate(invalid="ignore"):
-        return {s: float(np.log(one.losses[s]) - np.log(other.losses[s])) for s in sorted(seeds)}
-
-
-def best_of(rows: dict[str, Tuned], size: int) -> Tuned | None:
-    """The best of what people would take instead, among those of a class of bytes."""
-    theirs = [row for row in rows.values() if row.size == size and ROWS[row.optimizer].competes]
-    return min(theirs, key=lambda row: row.mean, default=None)
-
-
-def percent(logs: Sequence[float], digits: int = 2) -> str:
-    """A mean ratio and its interval, as a difference in percent with so many decimals."""
-    mean, half = interval(logs)
+def percent(mean: float, half: float = np.nan, digits: int = 2) -> str:
+    """A mean ratio as a difference in percent, with its interval. One that holds 0 is marked."""
+    if np.isnan(mean):
+        return ""
     if not np.isfinite(mean):
         return "diverged"
     text = f"{100 * np.expm1(mean):+z.{digits}f}"
-    return text if np.isnan(half) else f"{text} ± {100 * np.exp(mean) * half:.{digits}f}"
+    if np.isnan(half):
+        return text
+    none = " (none)" if abs(mean) <= half else ""
+    return f"{text} ± {100 * np.exp(mean) * half:.{digits}f}{none}"
+
+
+def left(study: str, frames: Frames, of_a: Frames) -> list[str]:
+    """What a study has left to run, a line for each task that is not finished."""
+    try:
+        groups = plan.groups_of(study, of_a)
+    except SystemExit as error:
+        return [str(error)]
+    lines = []
+    for task in plan.CENTRES[study]:
+        mine = [group for group in groups if group.task == task]
+        missing = [g.row.name for g in mine if plan.next_cells(g, frames[task])]
+        if missing:
+            names = ", ".join(missing)
+            lines.append(f"{task}: {len(missing)} of {len(mine)} rows are not finished: {names}")
+    return lines

@@ -9,9 +9,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 
 Params = Any
 Batch = Any
+Init = Callable[[jax.Array], Params]
+Model = Callable[[Params, jax.Array], jax.Array]
 
 
 @dataclass(frozen=True)
@@ -34,7 +37,7 @@ class Task:
     """
 
     name: str
-    init: Callable[[jax.Array], Params]
+    init: Init
     loss: Callable[[Params, Any, Batch], jax.Array]
     batches: Callable[[np.random.Generator, int], Batch]
     data: Any
@@ -69,6 +72,11 @@ def start(task: Task, seed: int, steps: int) -> tuple[Params, Batch]:
 def dense(key: jax.Array, *shape: int, fan_in: int | None = None) -> jax.Array:
     """Normal numbers that keep the variance of what they are multiplied with."""
     return jax.random.normal(key, shape) * (fan_in or shape[-2]) ** -0.5
+
+
+def cross_entropy(model: Model, params: Params, x: jax.Array, labels: jax.Array) -> jax.Array:
+    """The mean cross-entropy of a classifier."""
+    return optax.softmax_cross_entropy_with_integer_labels(model(params, x), labels).mean()
 
 
 def mean_over(parts: int, evaluate: Callable[..., jax.Array], *arrays: jax.Array) -> jax.Array:

@@ -3,15 +3,14 @@
 from collections.abc import Callable
 from dataclasses import replace
 from functools import cache, partial
-from typing import Any
 
 from benchmarks.evidence import finetune, images, language, larger, sparse, text
-from benchmarks.evidence.task import Task
+from benchmarks.evidence.task import Init, Model, Task
 
 SMALL = partial(language.transformer_init, 2, 128)  # 0.47 million parameters
 
 
-def of_bytes(init: Callable[..., Any], model: language.Model, part: str, name: str) -> Task:
+def of_bytes(init: Init, model: Model, part: str, name: str) -> Task:
     """Predicting the next byte of a part of the sources."""
     return language.language(name, init, model, text.as_bytes(part), 600, 8)
 
@@ -27,9 +26,13 @@ def decayed(part: str, name: str) -> Task:
 
 def residual(epochs: int, name: str) -> Task:
     """The residual network on CIFAR-10."""
-    return images.images(
-        name, "cifar10", images.residual_init, images.residual, epochs, 128, augment=True
-    )
+    net = images.residual_init, images.residual
+    return images.images(name, "cifar10", net, epochs, 128, augment=True)
+
+
+def digits(name: str) -> Task:
+    """The small network on MNIST."""
+    return images.images(name, "mnist", (images.small_init, images.small), 2, 64)
 
 
 def vectors(part: str, name: str) -> Task:
@@ -44,7 +47,7 @@ def heavy(part: str, name: str) -> Task:
 
 MAKERS: dict[str, Callable[[str], Task]] = {
     "language_a": partial(small, "a"),
-    "images_a": lambda name: images.images(name, "mnist", images.small_init, images.small, 2, 64),
+    "images_a": digits,
     "sparse_a": lambda name: sparse.skip_gram(name, "a", 3000),
     "language_b": finetune.large,
     "lstm_b": partial(lstm, "b"),

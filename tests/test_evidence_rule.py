@@ -1,0 +1,96 @@
+"""The candidates of the study, their controls, and the text that its tasks are made of."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+pytest.importorskip("pandas")
+pytest.importorskip("tokenizers")
+
+from common import make_grads, run
+
+from adashift_optax import scale_by_adashift_factored
+from benchmarks.evidence import larger, text
+from benchmarks.evidence.candidates import Candidate
+from benchmarks.evidence.optimizers import LIBRARY, NARROW, OURS, recipe
+
+pytestmark = pytest.mark.all_only
+SHAPES = {"table": (5, 3), "conv": (2, 2, 3, 4), "bias": (4,), "scalar": ()}
+
+
+def by_loops(grads, candidate, delayed):
+    """A candidate on one matrix, element by element, in float64."""
+    r, c, m, b1 = np.zeros(len(grads[0])), np.zeros(grads[0].shape[1]), 0.0, candidate.b1
+    for t, g in enumerate(np.asarray(grads, np.float64), 1):
+        a = max(0.001, t**-0.8) if candidate.growing else 0.001 / (1 - 0.999**t)
+        old = r.copy(), c.copy()
+        r, c = (1 - a) * r + a * (g**2).mean(1), (1 - a) * c + a * (g**2).mean(0)
+        of_rows, of_columns = old if delayed else (r, c)
+        s = np.zeros(g.shape)
+        for i, j in np.ndindex(g.shape):
+            whole = of_rows[i] * of_columns[j] / of_rows.mean() if of_rows.any() else 0
+            v = (1 - a) * whole + candidate.kappa * a * g[i, j] ** 2
+            s[i, j] = g[i, j] / (np.sqrt(v) + 1e-10) if v else 0
+        m = b1 * m + (1 - b1) * s
+        plain = m / (1 - b1**t)
+        ahead = b1 * m / (1 - b1 ** (t + 1)) + (1 - b1) * s / (1 - b1**t)
+        yield ahead if candidate.nesterov else plain
+
+
+CANDIDATES = [LIBRARY, Candidate(False, 0.5, 2.0, False), Candidate(True, 0.0, 4.0)]
+
+
+@pytest.mark.usefixtures("standard_promotion")
+@pytest.mark.parametrize("delayed", [True, False], ids=["delayed", "undelayed"])
+@pytest.mark.parametrize("candidate", CANDIDATES, ids=lambda candidate: candidate.name)
+def test_a_candidate_is_what_it_says(candidate, delayed):
+    grads = make_grads(12, {"matrix": (3, 4)}, np.float32)
+    wanted = by_loops([g["matrix"] for g in grads], candidate, delayed)
+    for u, want in zip(run(candidate.make(delayed), grads), wanted, strict=True):
+        np.testing.assert_allclose(u["matrix"], want, rtol=3e-5, atol=2e-6)
+
+
+@pytest.mark.parametrize("b1", [0.0, LIBRARY.b1])
+def test_the_library_has_the_chosen_rule(b1):
+    grads = make_grads(30, SHAPES, np.float32)
+    ours, same = scale_by_adashift_factored(b1), LIBRARY._replace(b1=b1).make()
+    for u, v in zip(run(ours, grads), run(same, grads), strict=True):
+        for name in SHAPES:
+            np.testing.assert_allclose(u[name], v[name], rtol=2e-5, atol=2e-6)
+
+
+def test_the_delay_changes_matrices_only():
+    grads = make_grads(5, SHAPES, np.float32)
+    u, v = (run(LIBRARY.make(delayed), grads)[-1] for delayed in (True, False))
+    assert [np.array_equal(u[name], v[name]) for name in SHAPES] == [False, False, True, True]
+
+
+def test_bytes_of_state():
+    params = {"matrix": jnp.zeros((256, 256))}
+    narrow = [recipe(0.9, nesterov, "bfloat16") for nesterov in (True, False)]
+    rows = [(OURS, 4), (recipe(0.9, True), 4), (recipe(0), 0), *((x, 2) for x in (NARROW, *narrow))]
+    for row, wanted in rows:
+        state = jax.eval_shape(row.make().init, params)
+        size = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(state)) / 256**2
+        assert size == pytest.approx(wanted, abs=0.05), row.name
+
+
+def test_near_repeats_go_and_every_file_is_on_one_side():
+    def lines(start, end):
+        return b"\n".join(b"a line with the number %d" % i for i in range(start, end))
+
+    files = {"a": lines(0, 9), "b": lines(5, 14), "c": lines(8, 20), "d": b"short\n" * 9}
+    assert list(text.distinct(files)) == ["a", "c", "d"]
+    many = {f"{i}.py": b"%d" % i for i in range(100)}
+    train, held_out = (part.split(b"\n") for part in text.split(many))
+    assert sorted(train + held_out) == sorted(many.values())
+    assert 0 < len(held_out) < 30
+
+
+def test_prose_is_docstrings_without_repeated_paragraphs():
+    source = b'"""One.\n\nTwo."""\ndef f():\n    """Three."""\n    return """four"""\n'
+    assert larger.docstrings(source) == b"One.\n\nTwo.\n\nThree."
+    assert larger.docstrings(b"print 1") == b""
+    again = {"a": b"One.\n\nTwo.", "b": b"Two.\n\n Three.\n\nOne."}
+    assert larger.without_repeats(again) == {"a": b"One.\n\nTwo.", "b": b" Three."}
