@@ -36,9 +36,10 @@ include_patterns = [
     "docs/*.md",
     "notebooks/*.ipynb",
     "benchmarks/README.md",
-    "benchmarks/evidence/README.md",
+    "benchmarks/*/README.md",
     "benchmarks/results/*/*.md",
     "CHANGELOG.md",
+    "CONTRIBUTING.md",
 ]
 exclude_patterns = [".*", "runs", "docs/_build"]
 

@@ -22,7 +22,7 @@ import orbax.checkpoint as ocp
 from flax import nnx
 from jax.sharding import AxisType, PartitionSpec, SingleDeviceSharding
 
-from adashift_optax import adashift
+from adashift_optax import adashift_factored
 
 DEVICES, BATCH, CONTEXT, VOCABULARY = 4, 16, 32, 256
 WIDTH, HEADS, LAYERS = 64, 4, 3
@@ -78,9 +78,7 @@ class Transformer(nnx.Module):
 def create() -> tuple[Transformer, nnx.Optimizer]:
     """The model and its optimizer. Under jit no device ever holds a whole array."""
     model = Transformer(nnx.Rngs(0))
-    tx = optax.chain(
-        optax.clip_by_global_norm(1.0), adashift(3e-3, n=3, phi="none", clip_value=1.0)
-    )
+    tx = optax.chain(optax.clip_by_global_norm(1.0), adashift_factored(3e-3))
     return model, nnx.Optimizer(model, tx, wrt=nnx.Param)
 
 
