@@ -83,7 +83,7 @@ def of_means(tasks: dict[str, pd.DataFrame], names: Iterable[str] | None = None)
                 str(row.tasks),
                 f"{percent(row.highest)} ({row.worst})",
                 *("" if x is None else percent(x["mean"], x.half) for x in cells),
-                *(percent(x) for x in others),
+                *map(percent, others),
             )
         )
     wanted = set(means.index if names is None else names)

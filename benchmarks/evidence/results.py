@@ -13,8 +13,17 @@ FOLDER = Path(__file__).parents[1] / "results" / "evidence"
 
 
 class Record(NamedTuple):
-    """A line. `plan` is the version of the plan and `data` the digest of the task's data; the other
-    fields are those of the run.
+    """A line. Losses are of validation; NaN where there is none.
+
+    Attributes:
+      best: the lowest loss.
+      final: the last loss.
+      accuracy: on the test set.
+      diverged: whether a loss was not finite, or the last is above that of the start.
+      state_bytes: per parameter.
+      plan: the version of the plan.
+      data: the digest of the task's data.
+      curve: the loss after each tenth of the steps, a JSON list.
     """
 
     task: str

@@ -38,7 +38,7 @@ class Runner:
             results.check_data(cell.task, self.data, self.folder)
             self.key = (cell.task, cell.optimizer)
         result, _ = self.program.run(cell.rate, cell.seed)
-        return Record(*cell, plan=plan.VERSION, data=self.data, **result._asdict())
+        return Record(*cell, plan=plan.VERSION, data=self.data, **result)
 
 
 def of_a(folder: Path) -> Frames:

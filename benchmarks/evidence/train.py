@@ -4,7 +4,7 @@ import json
 import math
 import time
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -16,26 +16,6 @@ from benchmarks.evidence.task import Params, Task, start
 
 POINTS = 10  # of the learning curve
 WARM_UP = 0.1  # of the steps
-
-
-class Result(NamedTuple):
-    """What a run found. Losses are of validation; NaN where there is none.
-
-    Attributes:
-      curve: the loss after each tenth of the steps, a JSON list.
-      diverged: whether a loss was not finite, or the last is above that of the start.
-      accuracy: on the test set.
-      state_bytes: per parameter.
-    """
-
-    steps: int
-    best: float
-    final: float
-    accuracy: float
-    diverged: bool
-    seconds: float
-    state_bytes: float
-    curve: str
 
 
 def shape(steps: int, constant: bool) -> optax.Schedule:
@@ -121,8 +101,8 @@ class Program:
                 break
         return carry
 
-    def run(self, rate: float, seed: int) -> tuple[Result, Params]:
-        """Train, and stop as soon as a loss is not finite."""
+    def run(self, rate: float, seed: int) -> tuple[dict[str, Any], Params]:
+        """Train, and stop as soon as a loss is not finite: fields of a record, last parameters."""
         begin = time.perf_counter()
         params, batches = start(self.task, seed, self.steps)
         size = sum(p.size for p in jax.tree.leaves(params))
@@ -141,12 +121,7 @@ class Program:
         diverged = not curve[-1] <= curve[0]
         finite = [loss for loss in curve[1:] if math.isfinite(loss)]
         accuracy = math.nan if diverged or not self.test else float(self.test(carry, self.data))
-        seconds, best = time.perf_counter() - begin, min(finite, default=math.nan)
         points = json.dumps([float(f"{x:.6g}") if math.isfinite(x) else None for x in curve[1:]])
-        numbers = (accuracy, diverged, seconds, state_bytes)
-        return Result(self.steps, best, curve[-1], *numbers, points), self.parameters(carry)
-
-
-def train(task: Task, row: Row, rate: float, seed: int) -> tuple[Result, Params]:
-    """One run of the length of its task, and its last parameters."""
-    return Program(task, row, task.steps).run(rate, seed)
+        found = {"best": min(finite, default=math.nan), "final": curve[-1], "accuracy": accuracy}
+        found |= {"diverged": diverged, "seconds": time.perf_counter() - begin, "curve": points}
+        return found | {"steps": self.steps, "state_bytes": state_bytes}, self.parameters(carry)
