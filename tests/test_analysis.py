@@ -77,7 +77,7 @@ def test_theorem_5():
     assert ratio(adashift(0.1, n=1, phi="none", **options), False) == pytest.approx(1, abs=0.02)
 
 
-@pytest.mark.slow
+@pytest.mark.all_only
 @pytest.mark.parametrize("b1", [0.5, 0.9, 0.99])
 @pytest.mark.parametrize("phi", ["none", "max"])
 def test_theorem_5_with_momentum(phi, b1):
