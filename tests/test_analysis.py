@@ -16,7 +16,7 @@ from adashift_optax.analysis import (
     sequential_second_moment,
 )
 
-pytestmark = pytest.mark.usefixtures("standard_promotion")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("standard_promotion")]
 
 
 def adam_factors(g, b1, b2, lr):

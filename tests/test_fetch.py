@@ -20,6 +20,8 @@ from adashift_optax.demo import _data, _fetch
 ZIPPED = [f"{name}.gz" for name in MNIST_FILES]
 ARCHIVE = "cifar-10-binary.tar.gz"
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def site(tmp_path, monkeypatch):
