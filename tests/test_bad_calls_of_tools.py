@@ -1,0 +1,77 @@
+"""Bad calls of `analysis`, `problems`, `sharding` and `state_bytes`: one clear error each."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from jax.sharding import NamedSharding, PartitionSpec
+
+from adashift_optax import analysis, problems, state_bytes
+from adashift_optax.sharding import opt_state_shardings
+
+ONES, INTS = np.ones(3, np.float32), np.ones(3, np.int32)
+MATRIX = np.ones((3, 4), np.float32)
+TREE = {"a": MATRIX, "b": MATRIX}
+KEY = jax.random.key(0)
+V, T = ValueError, TypeError
+ADAM = optax.adam(0.1)
+TX, T0 = (
+    "tx must be an optax.GradientTransformation; got 3",
+    "must be a float array with time first.*",
+)
+lags, cycle = analysis.lagged_correlation, analysis.sequential_second_moment
+
+
+def path(steps=4, key=KEY, every=1, problem=None, tx=None):
+    problem, tx = problem or problems.sequential(), tx or optax.sgd(0.1)
+    return lambda: problems.trajectory(problem, tx, steps, key, every)
+
+
+def placed(rest):
+    sharding = NamedSharding(jax.make_mesh((1,), ("x",)), PartitionSpec("x"))
+    return {"w": jax.ShapeDtypeStruct((4,), jnp.float32, sharding=sharding), "rest": rest}
+
+
+TOOLS = {
+    "factors of no tx": (lambda: analysis.net_update_factors(3, ONES), T, TX),
+    "factors of ints": (
+        lambda: analysis.net_update_factors(ADAM, INTS),
+        V,
+        rf"grads {T0}int32\[3\]",
+    ),
+    "factors of nothing": (lambda: analysis.net_update_factors(ADAM, ONES[:0]), V, "grads " + T0),
+    "cycle of 0": (lambda: cycle(10.0, 0, 0.9), V, "d must be an int in .1, .*got 0"),
+    "cycle of text": (lambda: cycle("x", 3, 0.9), T, "C must be a real scalar; got 'x'"),
+    "correlation of text": (lambda: analysis.correlation(ONES, "abc"), V, "y " + T0),
+    "correlation of shapes": (
+        lambda: analysis.correlation(MATRIX, MATRIX[:, :2]),
+        V,
+        r"\[3, 2\] for",
+    ),
+    "lag 0": (lambda: lags(jnp.arange(5.0), (0,)), V, "lags must be a tuple of ints"),
+    "lags int": (lambda: lags(jnp.arange(5.0), 1), V, "lags must be .*got 1 for"),
+    "no nu": (lambda: analysis.second_moments(optax.sgd(0.1).init(TREE), TREE), V, "one v"),
+    "C zero": (lambda: problems.stochastic(C=0), V, "C must be > 0 and .*got C=0"),
+    "d above C": (lambda: problems.stochastic(d=1e3), V, "d=1000"),
+    "d one": (lambda: problems.sequential(d=1), V, "d must be an int in .2, .*got 1. Pass"),
+    "steps negative": (path(-2), V, "steps must be an int in .*got -2"),
+    "steps huge": (path(2**31), V, "steps must be an int in .*got 2147483648"),
+    "every zero": (path(every=0), V, "every must be an int in .1, .*got 0"),
+    "key int": (path(key=7), T, "key must be one of jax.random; got 7"),
+    "no problem": (path(problem=3), T, "problem must be a Problem; got 3"),
+    "path of no tx": (path(tx=3), T, TX),
+    "shardings of no tx": (lambda: opt_state_shardings(3, placed(ONES)), T, TX),
+    "sharding of text": (lambda: opt_state_shardings(ADAM, placed("x")), T, "arrays .*'x' at "),
+    "sharding of None": (lambda: opt_state_shardings(ADAM, None), V, "on one mesh; got 0 meshes"),
+    "bytes of no tx": (lambda: state_bytes(3, ONES), T, TX),
+    "bytes of text": (lambda: state_bytes(ADAM, {"a": "x"}), T, "must be arrays .*'x' at .'a'"),
+}
+
+
+@pytest.mark.parametrize("case", TOOLS)
+def test_bad_call(case):
+    call, error, message = TOOLS[case]
+    with pytest.raises(error, match=f"(?s){message}") as e:
+        call()
+    assert e.type is error  # not one of JAX's or NumPy's that derives from it
