@@ -4,7 +4,6 @@ The rows of the runs are made up, so that nothing is compiled.
 """
 
 import os
-import runpy
 import signal
 import subprocess
 import sys
@@ -94,7 +93,7 @@ def test_ctrl_c_while_python_imports(tmp_path):
     code = f"import signal; {handler}; signal.raise_signal(signal.SIGINT)"
     (tmp_path / "flax.py").write_text(code)
     root = Path(adashift_optax.__file__).parent.parent
-    command = [sys.executable, "-m", "adashift_optax", "--output", str(tmp_path / "runs")]
+    command = [sys.executable, "-m", "adashift_optax"]
     environment = {**os.environ, "PYTHONPATH": f"{tmp_path}{os.pathsep}{root}"}
     demo = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert (demo.returncode, demo.stdout, demo.stderr) == (130, "", "interrupted\n")
@@ -159,12 +158,3 @@ def test_missing_packages_are_one_line_and_exit_code_2(tmp_path, monkeypatch):
         assert (done.code, done.out, done.err.count("\n")) == (2, "", 1)
         assert 'pip install "adashift-optax[demo]"' in done.err
         assert package in done.err
-
-
-def test_runs_as_a_module(monkeypatch, capsys):
-    monkeypatch.delitem(sys.modules, "adashift_optax.__main__")
-    monkeypatch.setattr(sys, "argv", ["adashift_optax", "--data-dir", "x", "--dataset", "mnist"])
-    with pytest.raises(SystemExit) as caught:
-        runpy.run_module("adashift_optax", run_name="__main__")
-    assert caught.value.code == 2
-    assert capsys.readouterr() == ("", "--data-dir x: no such folder\n")

@@ -23,13 +23,6 @@ PAGES = {path.stem: path.read_text(encoding="utf-8") for path in FILES}
 BLOCK = re.compile(r"^```python\n(.*?)^```$(?:\n\n^```text\n(.*?)^```$)?", re.M | re.S)
 NUMBER = re.compile(r"\d[\d,]*(?:\.\d+)?%?")
 CLIENTS = ("equinox", "haiku", "blackjax", "numpyro")  # which only `make test-all` installs
-MARKS = {
-    page: pytest.mark.all_only
-    for page in PAGES
-    if re.search(rf"import ({'|'.join(CLIENTS)})", PAGES[page])
-}
-
-
 NOISE = 0.03  # of accuracies, between processors, which round differently
 
 
@@ -48,10 +41,13 @@ def run(code, page, names, capsys):
     return capsys.readouterr().out.splitlines()
 
 
+def marked(page):
+    needs = re.search(rf"import ({'|'.join(CLIENTS)})", PAGES[page])
+    return pytest.param(page, marks=pytest.mark.all_only if needs else ())
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "page", [pytest.param(p, marks=MARKS.get(p, ())) for p in PAGES if BLOCK.search(PAGES[p])]
-)
+@pytest.mark.parametrize("page", [marked(page) for page in PAGES if BLOCK.search(PAGES[page])])
 def test_blocks(page, capsys):
     names = {}
     for code, text in BLOCK.findall(PAGES[page]):
