@@ -11,7 +11,7 @@ import numpy as np
 import optax
 
 from adashift_optax import _checks
-from adashift_optax.problems import check_steps
+from adashift_optax.problems import _check_steps
 
 
 def net_update_factors(tx: optax.GradientTransformation, grads: jax.Array) -> jax.Array:
@@ -224,7 +224,7 @@ def second_moments(state: Any, params: Any) -> Any:
 
 def _check_cycle(C: Any, d: Any, **decays: Any) -> None:
     """The constants of a cycle are numbers in range; traced ones pass."""
-    check_steps("d", d, 1, "Pass e.g. d=101.")
+    _check_steps("d", d, 1, "Pass e.g. d=101.")
     _checks.check_number("C", C, -np.inf, np.inf, "Pass e.g. C=101.0.")
     for name, b in decays.items():
         _checks.check_number(name, b, 0, 1, f"Pass e.g. {name}=0.9.")

@@ -109,7 +109,7 @@ def sequential(C1: float = 1010.0, C2: float = 10.0, d: int = 101) -> Problem:
         _checks.check_number(name, slope, -jnp.inf, jnp.inf, f"Pass e.g. {name}=10.0.")
     # In a cycle of one step no t mod d is 1.
     if not isinstance(d, Tracer):
-        check_steps("d", d, 2, "Pass e.g. d=101.")
+        _check_steps("d", d, 2, "Pass e.g. d=101.")
 
     def loss(x: jax.Array, t: jax.Array, key: jax.Array) -> jax.Array:
         del key
@@ -146,8 +146,8 @@ def trajectory(
     _checks.check_transformation(tx)
     if not all(hasattr(problem, name) for name in Problem._fields):
         raise TypeError(f"problem must be a Problem; got {problem!r}. Pass e.g. sequential().")
-    check_steps("every", every, 1, "Pass e.g. every=1.")
-    check_steps("steps", steps, 0, "Pass e.g. steps=1000.")
+    _check_steps("every", every, 1, "Pass e.g. every=1.")
+    _check_steps("steps", steps, 0, "Pass e.g. steps=1000.")
     kind = getattr(key, "dtype", np.dtype(object))
     if not jnp.issubdtype(kind, jax.dtypes.prng_key) and not (kind == jnp.uint32 and key.shape):
         raise TypeError(f"key must be one of jax.random; got {key!r}. Pass jax.random.key(0).")
@@ -175,7 +175,7 @@ def trajectory(
     return jax.lax.scan(record, carry, None, length=steps // every)[1]
 
 
-def check_steps(name: str, value: Any, least: int, remedy: str) -> None:
+def _check_steps(name: str, value: Any, least: int, remedy: str) -> None:
     """`value` is a number of steps that an int32 can count."""
     whole = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
     if not whole or not least <= value < 2**31:
