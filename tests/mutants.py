@@ -24,6 +24,7 @@ CORE = """
 exact ends_of_range precision bad_arguments bad_calls order state in_place random widths sharding
 flax shard_map injection masks contexts checkpoint contract
 """
+QUICK_START = {"PYTHONDONTWRITEBYTECODE": "1", "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
 MARKS = {"check": "not slow and not all_only", "test": "not all_only"}
 
 
@@ -43,7 +44,7 @@ def killer(folder: Path, marks: str) -> str | None:
     found = subprocess.run(
         [*command, "--tb=no", *(str(file) for file in files if file.is_file())],
         cwd=TESTS.parent,
-        env={**os.environ, "PYTHONPATH": str(folder), "PYTHONDONTWRITEBYTECODE": "1"},
+        env={**os.environ, "PYTHONPATH": str(folder), **QUICK_START},
         capture_output=True,
         text=True,
         check=False,
@@ -79,6 +80,8 @@ def main() -> None:
         if count != 1:
             sys.exit(f"{mutant['name']}: its passage is {count} times in {mutant['file']}")
     mutants = [mutant for mutant in mutants if args.only in mutant["name"]]
+    if failed := killer(PACKAGE.parent, MARKS["check"]):
+        sys.exit(f"{failed} fails without a mutant")
     with ThreadPoolExecutor(args.jobs) as pool:
         found = list(pool.map(killers, mutants))
     for flavour in MARKS:

