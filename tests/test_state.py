@@ -10,8 +10,11 @@ import settings
 from common import in_64_bits
 
 from adashift_optax import (
+    STATIC_ARGS,
     ScaleByAdashiftFactoredState,
     ScaleByAdashiftState,
+    adashift,
+    adashift_factored,
     scale_by_adashift,
     scale_by_adashift_factored,
     state_bytes,
@@ -115,6 +118,18 @@ def test_one_compilation(name):
         x.sharding for x in jax.tree.leaves(first)
     ]
     chex.assert_tree_all_finite(state)
+
+
+@pytest.mark.parametrize(("make", "static"), [(adashift, STATIC_ARGS), (adashift_factored, ())])
+def test_nothing_of_a_trace_outlives_it(make, static):
+    """Also where b1, b2 and eps are traced, each time anew."""
+    tx = optax.inject_hyperparams(make, static_args=static)(0.1)
+    params = {"w": jnp.ones((3, 2))}
+    with jax.checking_leaks(), jax.numpy_dtype_promotion("standard"):
+        state = jax.jit(tx.init)(params)
+        for _ in range(2):
+            _, state = jax.jit(lambda g, state: tx.update(g, state, params))(params, state)
+    assert state.count == 2
 
 
 PAIRS = [("float32", "float32"), ("bfloat16", "bfloat16"), ("float16", "float16")]

@@ -84,6 +84,7 @@ def test_no_rate_widens_updates(name, rate):
         assert jax.tree.map(lambda x: x.dtype, new) == jax.tree.map(lambda x: x.dtype, state)
 
 
+@pytest.mark.slow
 def test_apply_if_finite_around_a_numpy_rate():
     """It compares the dtypes of updates with those of the gradients."""
     params = jnp.ones(3, jnp.bfloat16)
