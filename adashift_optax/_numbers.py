@@ -122,5 +122,5 @@ def bounded(g: jax.Array, maxexp: int) -> jax.Array:
     """
     if jnp.iscomplexobj(g):
         return jax.lax.complex(bounded(g.real, maxexp), bounded(g.imag, maxexp))
-    limit = jnp.asarray(2.0 ** (maxexp - 8), g.dtype)
+    limit = jnp.asarray(2.0 ** (min(maxexp, jnp.finfo(g.dtype).maxexp) - 8), g.dtype)
     return jax.lax.select(jnp.isfinite(g), jax.lax.clamp(-limit, g, limit), g)
