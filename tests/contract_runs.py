@@ -6,7 +6,6 @@ A carry is a dict with an entry for each optimizer, and so is u.
 import jax
 import jax.numpy as jnp
 from common import assert_same_bits, unstack
-from compiler import AS_USERS
 from jax.experimental import checkify
 
 
@@ -18,19 +17,15 @@ def eager(step, carry, grads):
     return updates
 
 
-def jitted(step, carry, grads, **options):
-    step = jax.jit(step, **options)
+def jitted(step, carry, grads):
+    step = jax.jit(step)
     updates = eager(step, carry, grads)
     assert step._cache_size() == 1
     return updates
 
 
-def as_users(step, carry, grads):
-    return jitted(step, carry, grads, compiler_options=AS_USERS)
-
-
 def donated(step, carry, grads):
-    carry = jax.tree.map(jnp.copy, carry)  # for parameters are in it three times
+    carry = jax.tree.map(jnp.copy, carry)  # for parameters are in it several times
     return eager(jax.jit(step, donate_argnums=0), carry, grads)
 
 
@@ -91,9 +86,9 @@ def rejecting(step, carry, grads):
     return eager(one, carry, grads)
 
 
+# Compiled, jax.jit has a test of its own, with every setting.
 RUNS = {
     "eager": ("Each operation runs alone, without `jax.jit`.", eager),
-    "jax.jit": ("The step is compiled once.", as_users),
     "jax.jit, donated": ("The state is updated in place.", donated),
     "jax.lax.scan": ("All steps are one program.", scanned),
     "jax.lax.cond": ("A step that is not taken changes nothing.", in_cond),

@@ -7,21 +7,22 @@ import subprocess
 import sys
 from pathlib import Path
 
-import jax
 import orbax.checkpoint as ocp
 import pytest
 from compiler import FLAGS
-from distributed import SAVED_AT, STEPS
-from jax.sharding import AxisType
-from test_checkpoint import assert_same_updates, like, run, same_bits_on_any_mesh
-from test_sharding import VARIANTS, N, assert_in_place, make_mesh, make_params
-
-from adashift_optax import adashift
+from distributed import ALL, SAVED_AT
+from meshes import (
+    STEPS,
+    assert_in_place,
+    assert_near_reference,
+    make_arrays,
+    make_mesh,
+    place,
+    set_mesh,
+)
 
 HERE = Path(__file__).parent
 ENVIRONMENT = os.environ | {"XLA_FLAGS": FLAGS}
-
-pytestmark = pytest.mark.slow
 
 
 def run_all(commands):
@@ -38,7 +39,10 @@ def run_all(commands):
     return outputs
 
 
-@pytest.mark.parametrize("processes", [2, 4])
+PROCESSES = [pytest.param(2, marks=pytest.mark.slow), pytest.param(4, marks=pytest.mark.all_only)]
+
+
+@pytest.mark.parametrize("processes", PROCESSES)
 def test_processes(processes, tmp_path):
     """Each holds its share of a state that steps as one; saved by all, one goes on with it."""
     with socket.socket() as unused:
@@ -48,21 +52,18 @@ def test_processes(processes, tmp_path):
     outputs = run_all(
         [[*script, str(k), str(processes), str(port), tmp_path] for k in range(processes)]
     )
-    for output in outputs:
-        assert [f"{name} done" in output for name in VARIANTS] == [True] * len(VARIANTS)
-    mesh = make_mesh(AxisType.Auto, (2, 4))
-    for variant, kwargs in VARIANTS.items():
-        tx = adashift(1e-2, n=N, **kwargs)
-        alone, update = make_params(None), jax.jit(tx.update)
-        wanted, _ = run(update, None, alone, tx.init(alone), range(STEPS))
-        with jax.set_mesh(mesh), ocp.StandardCheckpointer() as checkpointer:
-            params = make_params(mesh)
-            state = checkpointer.restore(tmp_path / variant, like(tx, params))
-            assert_in_place(state, params)
-            updates, _ = run(update, mesh, params, state, range(SAVED_AT, STEPS))
-        assert_same_updates(updates, wanted[SAVED_AT:], same_bits_on_any_mesh(variant))
+    assert all("all settings done" in output for output in outputs)
+    mesh = make_mesh("auto", (2, 4))
+    with set_mesh(mesh), ocp.StandardCheckpointer() as checkpointer:
+        params = place(mesh, make_arrays())
+        state = checkpointer.restore(tmp_path / "state", ALL.like(params))
+        assert_in_place(state)
+        updates, _ = ALL.run(mesh, state, range(SAVED_AT, STEPS))
+    for name in ALL.txs:
+        assert_near_reference([u[name] for u in updates], name, first=SAVED_AT)
 
 
+@pytest.mark.all_only
 def test_demo_of_two_processes_killed_and_resumed(tmp_path):
     script = HERE.parent / "docs/fsdp.py"
     (output,) = run_all([[script, "--folder", tmp_path, "--steps", "24", "--save-every", "8"]])

@@ -1,14 +1,24 @@
-"""Optimizers that other code makes or splits: injection without static arguments, empty groups."""
+"""Optimizers that other code makes: optax.inject_hyperparams with and without static arguments."""
+
+import functools
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-import orbax.checkpoint as ocp
 import pytest
-from test_masks import BOOLS, DECAY, PLAIN, RATE, VARIANTS, N, assert_close, matrices
 
-from adashift_optax import STATIC_ARGS, adashift, adashiftw, scale_by_adashift
+from adashift_optax import (
+    STATIC_ARGS,
+    adashift,
+    adashift_factored,
+    adashiftw,
+    scale_by_adashift,
+    scale_by_adashift_factored,
+)
+
+RATE, DECAY, STEPS = 0.1, 0.5, 12
+PARAMS = {"w": jnp.ones((2, 2)), "b": jnp.ones(2)}
 
 
 @pytest.fixture(autouse=True)
@@ -18,37 +28,80 @@ def _as_a_user():
         yield
 
 
-def first_two(tx, params, steps=12):
-    """Updates of the first and of the last step under jit: is there decay, are there steps."""
-    state, update = tx.init(params), jax.jit(tx.update)
-    found = []
-    for _ in range(steps):
-        updates, state = update(params, state, params)
-        found.append(updates)
-    return found[0], found[-1]
+def updates_of(txs):
+    """Of the gradients PARAMS, those of every optimizer at each step, in one program."""
+
+    def all_of(grads):
+        def step(states, _):
+            pairs = [tx.update(grads, state, PARAMS) for tx, state in zip(txs, states, strict=True)]
+            return [s for _, s in pairs], [u for u, _ in pairs]
+
+        return jax.lax.scan(step, [tx.init(PARAMS) for tx in txs], length=STEPS)[1]
+
+    return jax.jit(all_of)(PARAMS)
 
 
-INJECTED = [{}, {"b1": 0}, {"window": "hopping"}, {"phi": "none", "clip_value": 1.0}]
-INJECTED += [{"queue_dtype": "bfloat16"}, {"b2": 0.9, "eps": 1e-8}, {"block_axes": (0,)}]
-INJECTED += [{"window": "ema"}, {"mu_dtype": "bfloat16"}, {"block_axes": "outputs"}]
+def assert_close(trees, others):
+    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=2e-5, atol=1e-7), trees, others)
 
 
-@pytest.mark.parametrize("kwargs", INJECTED, ids=str)
-@pytest.mark.parametrize("make", [adashift, adashiftw])
-def test_injection_by_a_library_that_knows_no_static_args(make, kwargs):
+INJECTED = [
+    (adashift, {}),
+    (adashift, {"b1": 0, "queue_dtype": "bfloat16"}),
+    (adashift, {"phi": "none", "b2": 0.9, "eps": 1e-8}),
+    (adashiftw, {"block_axes": (0,)}),
+    (adashiftw, {"phi": "mean", "weight_decay": DECAY}),
+    (adashift_factored, {"weight_decay": DECAY}),
+    (adashift_factored, {"mu_dtype": "bfloat16"}),
+    (adashift_factored, {"b1": 0}),
+]
+
+
+def test_a_library_that_knows_no_static_args():
     """As libraries do it that wrap the class of optimizer they are given; n stays at 10."""
-    kwargs = {"learning_rate": RATE, **kwargs}
-    found = first_two(optax.inject_hyperparams(make)(**kwargs), PLAIN)
-    assert_close(found, first_two(make(**kwargs), PLAIN))
-    assert np.all(np.abs(found[1]["w"]) > 0.9 * RATE)
-    state = optax.inject_hyperparams(make)(**kwargs).init(PLAIN)
-    assert "learning_rate" in state.hyperparams
-    assert "n" not in state.hyperparams
+    plain = [make(learning_rate=RATE, **kwargs) for make, kwargs in INJECTED]
+    wrapped = [optax.inject_hyperparams(make)(learning_rate=RATE, **kw) for make, kw in INJECTED]
+    plain += [scale_by_adashift(), scale_by_adashift_factored()]
+    wrapped += [
+        optax.inject_hyperparams(f)() for f in (scale_by_adashift, scale_by_adashift_factored)
+    ]
+    found = updates_of(wrapped)
+    assert_close(found, updates_of(plain))
+    assert all(np.all(np.abs(u["w"][-1]) > 0.9 * RATE) for u in found)
+    for tx in wrapped:
+        assert not {"n", "phi", "mu_dtype", "queue_dtype"} & {*tx.init(PARAMS).hyperparams}
 
 
-def test_injection_of_scale_by_adashift():
-    found = first_two(optax.inject_hyperparams(scale_by_adashift)(), PLAIN)
-    assert_close(found, first_two(scale_by_adashift(), PLAIN))
+def test_static_arguments():
+    """Any n by STATIC_ARGS, which are arguments of `adashift` that are no numbers to inject."""
+    static = optax.inject_hyperparams(adashift, static_args=STATIC_ARGS)
+    factored = optax.inject_hyperparams(adashift_factored, static_args=("mu_dtype",))
+    queue = {
+        "n": 3,
+        "phi": jnp.max,
+        "queue_dtype": jnp.bfloat16,
+        "block_axes": lambda path, x: (0,),
+    }
+    wrapped = [static(RATE, **queue), factored(RATE, mu_dtype=jnp.bfloat16)]
+    plain = [adashift(RATE, **queue), adashift_factored(RATE, mu_dtype=jnp.bfloat16)]
+    assert_close(updates_of(wrapped), updates_of(plain))
+
+
+@pytest.mark.parametrize("make", [adashift, adashift_factored])
+def test_injected_numbers_can_change(make):
+    """The rate during training, and a schedule of b2."""
+    static = STATIC_ARGS if make is adashift else ()
+    extra = {"n": 1} if make is adashift else {}
+    tx = optax.inject_hyperparams(make, static_args=static)(
+        RATE, b2=optax.linear_schedule(0.9, 0.99, 5), **extra
+    )
+    state = tx.init(PARAMS)
+    for _ in range(3):
+        _, state = tx.update(PARAMS, state, PARAMS)
+    assert state.hyperparams["b2"] == pytest.approx(0.9 + 2 * 0.09 / 5)
+    low = state._replace(hyperparams={**state.hyperparams, "learning_rate": jnp.float32(0.01)})
+    high, low = (tx.update(PARAMS, s, PARAMS)[0]["w"] for s in (state, low))
+    np.testing.assert_allclose(high, 10 * low, rtol=1e-5)
 
 
 def test_weight_decay_may_be_a_schedule():
@@ -57,62 +110,43 @@ def test_weight_decay_may_be_a_schedule():
     def schedule(count):
         return DECAY * jnp.float32(count)
 
-    for mask, of_b in ((None, 1), (BOOLS, 0), (matrices, 0)):
-        tx = adashiftw(RATE, 1, weight_decay=schedule, mask=mask)
-        state = tx.init(PLAIN)
+    def matrices(params):
+        return jax.tree.map(lambda x: jnp.ndim(x) > 1, params)
+
+    make = functools.partial(adashiftw, RATE, n=1, weight_decay=schedule)
+    factored = functools.partial(adashift_factored, RATE, b1=0, weight_decay=schedule)
+    masks = ((None, 1), ({"w": True, "b": False}, 0), (matrices, 0))
+    found = updates_of([f(mask=mask) for f in (make, factored) for mask, _ in masks])
+    for i, updates in enumerate(found):
+        _, of_b = masks[i % 3]
         for t in range(3):
-            updates, state = tx.update(PLAIN, state, PLAIN)
-            decay, step = RATE * DECAY * t, RATE * (t >= 1)
-            np.testing.assert_allclose(updates["w"], -(step + decay), rtol=1e-5)
-            np.testing.assert_allclose(updates["b"], -(step + decay * of_b), rtol=1e-5)
+            decay, step = RATE * DECAY * t, RATE * (t >= 1 or i >= 3)
+            np.testing.assert_allclose(updates["w"][t], -(step + decay), rtol=1e-5)
+            np.testing.assert_allclose(updates["b"][t], -(step + decay * of_b), rtol=1e-5)
 
 
 @pytest.mark.parametrize("static", [STATIC_ARGS, (), ("mask",)])
-def test_a_function_for_a_mask_under_injection(static):
-    """Never called as a schedule: with STATIC_ARGS it works, else it works or says what to do."""
-    optax.inject_hyperparams(adashift, STATIC_ARGS)  # which asks for a subset of its arguments
-    message = None
-    try:
-        tx = optax.inject_hyperparams(adashiftw, static)(
-            learning_rate=RATE, weight_decay=DECAY, mask=matrices
-        )
-        found, _ = first_two(tx, PLAIN, steps=1)
-    except (TypeError, ValueError) as error:
-        message = str(error)
-    if message:
-        assert "mask" not in static, message
-        assert "STATIC_ARGS" in message
-        assert "mask" in message
+@pytest.mark.parametrize("make", [adashiftw, adashift_factored])
+def test_a_function_for_a_mask_under_injection(make, static):
+    """Never called as a schedule: it works, or the message says what to do."""
+
+    def matrices(params):
+        return jax.tree.map(lambda x: jnp.ndim(x) > 1, params)
+
+    if make is adashift_factored:
+        static = tuple({"mask"} & {*static})
+    arguments = {"learning_rate": RATE, "weight_decay": DECAY, "mask": matrices}
+
+    def injected():
+        tx = optax.inject_hyperparams(make, static)(**arguments)
+        return tx, tx.init(PARAMS)
+
+    if "mask" not in static:
+        with pytest.raises((TypeError, ValueError), match=r"(?s)mask.*static_args"):
+            injected()
         return
-    np.testing.assert_allclose(found["w"], -RATE * DECAY, rtol=1e-5)
-    assert not np.any(found["b"])
-
-
-QUEUED = {**VARIANTS, "float8, axes": {"queue_dtype": "float8_e5m2", "block_axes": (0,)}}
-EMPTY = {
-    "no parameters": (lambda tx: tx, {}),
-    "an empty group": (
-        lambda tx: optax.partition({"ours": tx, "none": optax.sgd(1.0)}, lambda p: "none"),
-        PLAIN,
-    ),
-    "all masked": (lambda tx: optax.masked(tx, lambda p: {"w": False, "b": False}), PLAIN),
-}
-
-
-@pytest.mark.parametrize("case", EMPTY)
-def test_a_state_without_parameters_can_be_saved(case, tmp_path):
-    """Orbax refuses arrays of size 0."""
-    wrap, params = EMPTY[case]
-    txs = {name: wrap(adashift(RATE, N, **kwargs)) for name, kwargs in QUEUED.items()}
-    states = {name: tx.init(params) for name, tx in txs.items()}
-    for name, tx in txs.items():
-        updates, states[name] = tx.update(params, states[name], params)
-        assert jax.tree.structure(updates) == jax.tree.structure(params)
-    zero = [k for k, state in states.items() if any(not x.size for x in jax.tree.leaves(state))]
-    assert zero == []
-    with ocp.StandardCheckpointer() as checkpointer:
-        checkpointer.save(tmp_path / "states", states)
-        checkpointer.wait_until_finished()
-        restored = checkpointer.restore(tmp_path / "states", states)
-    for name, tx in txs.items():
-        tx.update(params, restored[name], params)
+    tx, state = injected()
+    zeros = jax.tree.map(jnp.zeros_like, PARAMS)
+    updates, _ = tx.update(zeros, state, PARAMS)
+    np.testing.assert_allclose(updates["w"], -RATE * DECAY, rtol=1e-5)
+    assert not np.any(updates["b"])
