@@ -4,7 +4,7 @@
 """
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -15,14 +15,7 @@ import optax.contrib
 import settings
 from contract_runs import jitted, rejecting
 
-from adashift_optax import (
-    STATIC_ARGS,
-    adashift,
-    adashift_factored,
-    adashiftw,
-    scale_by_adashift,
-    scale_by_adashift_factored,
-)
+import adashift_optax
 
 RATE, DECAY, STEPS = 0.1, 0.5, 13
 SHAPES = {"matrix": (3, 4), "vector": (5,)}
@@ -32,10 +25,10 @@ FROZEN = "vector"  # the leaf that some wrappers leave out; nothing else has an 
 ALL = tuple(name for name in settings.SETTINGS if name != "axes")
 LAYOUTS = tuple("callable axes" if name == "axes" else name for name in settings.LAYOUTS)
 KINDS = ("scale_by", "plain", "decayed")  # the public optimizers: direction, without, with decay
-FACTORIES = {  # of the paper's and of the factored setting
-    "scale_by": (scale_by_adashift, scale_by_adashift_factored),
-    "plain": (adashift, adashift_factored),
-    "decayed": (adashiftw, adashift_factored),
+FACTORIES = {  # of the paper's and of the factored settings
+    "scale_by": (adashift_optax.scale_by_adashift, adashift_optax.scale_by_adashift_factored),
+    "plain": (adashift_optax.adashift, adashift_optax.adashift_factored),
+    "decayed": (adashift_optax.adashiftw, adashift_optax.adashift_factored),
 }
 ARGUMENTS = {
     "scale_by": {},
@@ -58,7 +51,7 @@ def make(name, kind):
 
 
 def injected(name, kind):
-    static = ("mu_dtype",) if name in settings.FACTORED else STATIC_ARGS
+    static = ("mu_dtype",) if name in settings.FACTORED else adashift_optax.STATIC_ARGS
     wrapped = optax.inject_hyperparams(factory(name, kind), static)
     return wrapped(**ARGUMENTS[kind], **settings.SETTINGS[name])
 
@@ -98,7 +91,7 @@ class Wrapper:
     """What is put around an optimizer, or into its parameters.
 
     `make` builds the optimizer. `tree` changes parameters and gradients, `start` the parameters
-    alone; `extra` goes to update. `frozen`: nothing of the state is FROZEN's. `without`: settings
+    alone. `frozen`: nothing of the state is FROZEN's. `without`: settings
     that this wrapper cannot have.
     """
 
@@ -108,40 +101,33 @@ class Wrapper:
     run: Callable[..., Any] = jitted
     tree: Callable[..., Any] = same
     start: Callable[..., Any] = same
-    extra: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     frozen: bool = False
     steps: int = STEPS
     without: tuple[str, ...] = ()
 
 
 MASK = {name: name != FROZEN for name in SHAPES}
-LABELS = {name: "train" if trained else "freeze" for name, trained in MASK.items()}
+GROUPS = {name: "train" if trained else "freeze" for name, trained in MASK.items()}
+NO_STATE = "A leaf that is left out has no state."
 
 WRAPPERS = {
     "chain": Wrapper(
         "Other transformations may stand before and behind it.",
         lambda tx: optax.chain(optax.clip(0.5), tx, optax.add_decayed_weights(0.1)),
     ),
-    "masked": Wrapper(
-        "A leaf that is masked out has no state.", lambda tx: optax.masked(tx, MASK), frozen=True
-    ),
+    "masked": Wrapper(NO_STATE, lambda tx: optax.masked(tx, MASK), frozen=True),
     "partition": Wrapper(
-        "A leaf that is frozen has no state.",
-        lambda tx: optax.partition({"train": tx, "freeze": optax.set_to_zero()}, LABELS),
+        NO_STATE,
+        lambda tx: optax.partition({"train": tx, "freeze": optax.set_to_zero()}, GROUPS),
         frozen=True,
     ),
-    "leaves that are None": Wrapper(
-        "Such leaves have no state.", tree=lambda tree: {**tree, FROZEN: None}, frozen=True
-    ),
+    "leaves that are None": Wrapper(NO_STATE, tree=lambda t: {**t, FROZEN: None}, frozen=True),
     "leaves that are MaskedNode": Wrapper(
-        "Such leaves have no state.",
-        tree=lambda tree: {**tree, FROZEN: optax.MaskedNode()},
-        frozen=True,
+        NO_STATE, tree=lambda t: {**t, FROZEN: optax.MaskedNode()}, frozen=True
     ),
     "MultiSteps": Wrapper(
         "With `adashift` the parameters first move at micro-step (n + 1) k, with "
-        "`adashift_factored` at k. Each call copies the whole state, Adam's too; averaging "
-        "gradients before `update` does not.",
+        "`adashift_factored` at k.",
         lambda tx: optax.MultiSteps(tx, 2).gradient_transformation(),
         steps=2 * STEPS,
     ),
@@ -162,10 +148,8 @@ WRAPPERS = {
     "contrib.schedule_free": Wrapper("", lambda tx: optax.contrib.schedule_free(tx, RATE)),
     "contrib.mechanize": Wrapper("", optax.contrib.mechanize),
     "contrib.reduce_on_plateau": Wrapper(
-        "Put it behind the optimizer. The first n updates of `adashift` are zero, so pass "
-        "patience + n there.",
+        "Put it behind the optimizer, with patience + n for `adashift`.",
         lambda tx: optax.chain(tx, optax.contrib.reduce_on_plateau(patience=1)),
-        extra={"value": 1.0},
     ),
     "flatten": Wrapper(
         "All leaves become one leaf of rank 1: one block, and nothing to factor.",
@@ -173,9 +157,7 @@ WRAPPERS = {
         without=("callable axes",),
     ),
     "with_extra_args_support": Wrapper(
-        "Further arguments of `update` are ignored.",
-        optax.with_extra_args_support,
-        extra={"value": 1.0},
+        "Further arguments of `update` are ignored.", optax.with_extra_args_support
     ),
 }
 
@@ -205,7 +187,7 @@ def run(txs, wrapper, how, steps=None):
 
     def step(carry, g):
         def one(tx, params, state):
-            u, state = tx.update(g, state, params, **wrapper.extra)
+            u, state = tx.update(g, state, params, value=1.0)
             return (optax.apply_updates(params, u), state), u
 
         out = {name: one(txs[name], *pair) for name, pair in carry.items()}
