@@ -56,7 +56,7 @@ def run(args: argparse.Namespace) -> int:
     """Run the comparison, write its files, print its table; return the exit code."""
     total = len(args.optimizers) * len(_training.LEARNING_RATES) * args.seeds
     numbers, curves = (args.output / f"{args.dataset}.{kind}" for kind in ("csv", "png"))
-    rows = pd.DataFrame()
+    runs: list[pd.DataFrame] = []
     try:
         data = _data.load(args.dataset, args.data_dir)  # may download, which Ctrl-C ends at once
         report = Report(total)
@@ -64,16 +64,17 @@ def run(args: argparse.Namespace) -> int:
         signal.signal(signal.SIGINT, report.stop)
         with report.bar:
             args.output.mkdir(parents=True, exist_ok=True)
-            runs = _training.compare(data, args.optimizers, args.epochs, args.seeds, report)
-            for finished in runs:
-                rows = pd.concat([rows, finished])
-                _results.write_whole(numbers, partial(rows.to_csv, index=False))
+            choice = args.optimizers, args.epochs, args.seeds
+            for finished in _training.compare(data, *choice, report):
+                runs.append(finished)
+                _results.write_whole(numbers, partial(pd.concat(runs).to_csv, index=False))
                 curves.unlink(missing_ok=True)  # those of an earlier comparison
                 report.finished()
+        rows = pd.concat(runs, ignore_index=True)
         _picture.save_figure(_results.select(rows), args.dataset, curves)
     except KeyboardInterrupt:
-        done, where = len(rows) // args.epochs, f"see {numbers}" if len(rows) else "nothing written"
-        print(f"interrupted: {done} of {total} runs done, {where}", file=sys.stderr)
+        where = f"see {numbers}" if runs else "nothing written"
+        print(f"interrupted: {len(runs)} of {total} runs done, {where}", file=sys.stderr)
         return 130  # 128 + 2, the number of SIGINT
     except OSError as error:
         rule = "must be a folder that can be written to, or made"
