@@ -202,7 +202,7 @@ def groups_report(study: str, frames: Frames) -> list[Group]:
         elif task in ("images_d", "larger_d"):
             rows = eight
         elif task == "decay_d":
-            rows = [OURS, NARROW, adam(0.9), adam(0.9, True), wide[0]]
+            rows = [OURS, NARROW, adam(0.5), adam(0.9), adam(0.9, True), wide[0]]
         found += [about(study, task, row) for row in rows]
     return found
 
