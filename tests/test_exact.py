@@ -21,7 +21,8 @@ from adashift_optax import (
 TOLERANCE = {"float64": 1e-12, "float32": 2e-5}
 
 
-CASES = [(name, "float64") for name in settings.SETTINGS]
+# Those that differ most come first.
+CASES = [(name, "float64") for name in dict.fromkeys((*settings.LAYOUTS, *settings.SETTINGS))]
 CASES += [pytest.param(name, "float32", marks=pytest.mark.slow) for name in settings.LAYOUTS]
 
 
