@@ -3,9 +3,8 @@
 Older versions of JAX have other names for the same things: they are chosen here.
 """
 
-import dataclasses
 import functools
-from typing import Any
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -110,7 +109,7 @@ def norm(spec):
     return tuple(entries)
 
 
-def assert_in_place(state, exactly=True, of_params=None):
+def assert_in_place(state, exactly=True):
     """Each array of the state is sharded like its parameter, but for slots and reduced axes.
 
     Not `exactly`: arrays that are smaller than their parameter may be whole on every device.
@@ -128,22 +127,9 @@ def assert_in_place(state, exactly=True, of_params=None):
         assert spec == want or (not exactly and not large and spec == ()), (path, x.shape, spec)
 
 
-@dataclasses.dataclass(frozen=True)
-class Trained:
-    """All settings on one mesh."""
-
-    params: Any
-    eager: Any  # the states as a user has them
-    jitted: Any
-    told: Any  # jitted, to the places that opt_state_shardings tells
-    shardings: Any
-    updates: Any  # of every step
-    last: Any
-    compilations: int
-
-
 @functools.cache
 def trained(types):
+    """All settings on one mesh: their states however init runs, their updates, the last states."""
     mesh, all_ = make_mesh(types), SideBySide(names_on(types))
     with set_mesh(mesh):
         params = place(mesh, make_arrays())
@@ -151,15 +137,14 @@ def trained(types):
         told = jax.jit(all_.init, out_shardings=shardings)(params)
         update = jax.jit(all_.update)
         updates, last = all_.run(mesh, told, range(STEPS), update)
-        return Trained(
-            params,
-            all_.init(params),
-            jax.jit(all_.init)(params),
-            told,
-            shardings,
-            updates,
-            last,
-            update._cache_size(),
+        return SimpleNamespace(
+            eager=all_.init(params),
+            jitted=jax.jit(all_.init)(params),
+            told=told,  # jitted, to the places that opt_state_shardings tells
+            shardings=shardings,
+            updates=updates,
+            last=last,
+            compilations=update._cache_size(),
         )
 
 

@@ -66,28 +66,6 @@ def equinox(tx):
     return loss(model)
 
 
-def haiku(tx):
-    """Parameters in nested dicts: the cross-entropy of an exclusive or."""
-    import haiku as hk
-
-    x = jax.random.normal(KEY, (256, 2))
-    labels = (x[:, 0] * x[:, 1] > 0).astype(int)
-    net = hk.without_apply_rng(hk.transform(lambda x: hk.nets.MLP([32, 2])(x)))
-
-    @jax.jit
-    def loss(params):
-        logits = net.apply(params, x)
-        return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
-
-    def step(params, state):
-        updates, state = tx.update(jax.grad(loss)(params), state, params)
-        return optax.apply_updates(params, updates), state
-
-    params = net.init(KEY, x)
-    params, _ = repeat(step, 600, params, tx.init(params))
-    return loss(params)
-
-
 def optimistix_minimiser(tx):
     """A solver that stops by itself: the minimum, and its derivative by the implicit function."""
     import optimistix
@@ -102,37 +80,6 @@ def optimistix_minimiser(tx):
     a = jnp.array([1.0, 2.0])
     true = np.array([1.0, 0.25])
     return max(np.max(abs(find(a) - a * true)), np.max(abs(jax.jacobian(find)(a) - np.diag(true))))
-
-
-@jax.jit
-@jax.grad
-def oscillator_gradient(matrix):
-    """Of the squared distance between two paths: one solved, one in closed form."""
-    import diffrax
-
-    times = jnp.linspace(0.0, 2.0, 21)
-    path = diffrax.diffeqsolve(
-        diffrax.ODETerm(lambda t, y, matrix: matrix @ y),
-        diffrax.Tsit5(),
-        t0=0.0,
-        t1=2.0,
-        dt0=0.1,
-        y0=jnp.array([1.0, 0.0]),
-        args=matrix,
-        saveat=diffrax.SaveAt(ts=times),
-    ).ys
-    true = jnp.exp(-0.1 * times) * jnp.stack([jnp.cos(2 * times), -jnp.sin(2 * times)])
-    return jnp.mean((path - true.T) ** 2)
-
-
-def diffrax_solve(tx):
-    """Gradients through an adjoint: the coefficients of a damped oscillator, from its path."""
-    matrix = jnp.array([[0.0, 1.0], [-1.0, 0.0]])
-    state, update = tx.init(matrix), jax.jit(tx.update)
-    for _ in range(400):
-        updates, state = update(oscillator_gradient(matrix), state, matrix)
-        matrix = optax.apply_updates(matrix, updates)
-    return np.max(abs(matrix - np.array([[-0.1, 2.0], [-2.0, -0.1]])))
 
 
 def numpyro_svi(tx):
@@ -177,52 +124,11 @@ def blackjax_vi(tx):
     )
 
 
-def flowjax_fit(tx):
-    """Maximum likelihood with early stopping: the divergence from the density of the data."""
-    import flowjax.flows
-    import flowjax.train
-    from flowjax.distributions import Normal
-
-    rng = np.random.default_rng(0)
-    noise = rng.standard_normal((2, 2000))
-    data = jnp.array([noise[0], 0.5 * noise[1] + noise[0] ** 2], jnp.float32).T
-    entropy = 1 + np.log(2 * np.pi * 0.5)
-    flow = flowjax.flows.coupling_flow(
-        KEY, base_dist=Normal(jnp.zeros(2)), flow_layers=2, nn_width=16
-    )
-    flow, _ = flowjax.train.fit_to_data(
-        KEY, flow, data, optimizer=tx, max_epochs=20, show_progress=False
-    )
-    return -jnp.mean(flow.log_prob(data)) - entropy
-
-
-def evosax_es(tx):
-    """Gradients estimated from a population: the distance of its mean from the optimum."""
-    from evosax.algorithms import Open_ES
-
-    best = jnp.array([1.0, -2.0, 3.0, 0.5])
-    es = Open_ES(64, best, optimizer=tx, std_schedule=optax.constant_schedule(0.1))
-    params = es.default_params
-
-    def step(key, state):
-        key, ask, tell = jax.random.split(key, 3)
-        population, state = es.ask(ask, state, params)
-        fitness = jnp.sum((population - best) ** 2, axis=1)
-        return key, es.tell(tell, population, fitness, state, params)[0]
-
-    _, state = repeat(step, 600, KEY, es.init(KEY, jnp.zeros(4), params))
-    return np.max(abs(es.get_mean(state) - best))
-
-
 JOBS = {  # the job; the rate of Adam, "factored" and "clipped"; that of "max"; the bound
     "equinox": (equinox, fading(0.01), fading(0.01), 0.02),
-    "haiku": (haiku, fading(0.02), fading(0.05), 0.1),
     "optimistix": (optimistix_minimiser, 0.01, 0.03, 0.003),
-    "diffrax": (diffrax_solve, 0.06, 0.2, 0.001),
     "numpyro": (numpyro_svi, 0.03, 0.03, 0.2),
     "blackjax": (blackjax_vi, 0.06, 0.06, 0.01),
-    "flowjax": (flowjax_fit, 0.005, 0.02, 0.2),
-    "evosax": (evosax_es, fading(0.05), fading(0.05), 0.001),
 }
 
 

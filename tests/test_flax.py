@@ -24,12 +24,7 @@ NAMES = settings.LAYOUTS
 FLAX = tuple(map(int, flax.__version__.split(".")[:2]))
 SHARDING = "out_sharding" if FLAX >= (0, 12) else "sharding"
 
-
-@pytest.fixture(autouse=True)
-def _as_a_user():
-    """Flax and Optax's own transformations mix dtypes."""
-    with jax.numpy_dtype_promotion("standard"):
-        yield
+pytestmark = pytest.mark.usefixtures("standard_promotion")
 
 
 def make_slopes(params):
@@ -227,24 +222,3 @@ def test_linen_scanned_layers_in_a_train_state():
             states = sharded_step(states, g)
         for name, state in states.items():
             assert_trained(name, linen.unbox(state.params), start, slopes)
-
-
-BOXED = {"matrix": ("x", "y"), "vector": ("y",), "stack": (None, "y", "x")}
-
-
-def test_linen_boxes_name_the_axes_of_their_own_arrays():
-    """Slots and reduced axes have no name."""
-    params = {k: linen.Partitioned(v, BOXED[k]) for k, v in meshes.make_arrays().items()}
-    for name in settings.SETTINGS:
-        state = settings.scale_by(name).init(meshes.of(name, params))
-        for box in jax.tree.leaves(state, is_leaf=lambda x: isinstance(x, linen.Partitioned)):
-            if isinstance(box, linen.Partitioned):
-                assert len(box.names) == box.value.ndim
-                for size, axis in zip(box.value.shape, box.names, strict=True):
-                    assert axis is None or size in (8, 16)
-        if getattr(state, "queue", None) is not None:
-            assert rings(linen.get_partition_spec(state))["matrix"] == P(None, "x", "y")
-        g = {k: box.replace_boxed(-box.value) for k, box in meshes.of(name, params).items()}
-        for _ in range(2):
-            u, state = settings.scale_by(name).update(g, state)
-        assert isinstance(u["matrix"], linen.Partitioned)

@@ -1,7 +1,5 @@
 """Recipes: what to write in the place of an argument, and what a state can be used for."""
 
-import itertools
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -86,41 +84,6 @@ def test_a_parameter_that_is_added_in_mid_run():
         started, alone = of_new({k: grads[k] for k in new}, alone)
         for name in txs:
             jax.tree.map(assert_same_bits, updates[name], expected[name] | started[name])
-
-
-AXES = {
-    "(0,)": (0,),
-    "(1,)": (1,),
-    "()": (),
-    "(0, 1)": (0, 1),
-    "None": None,
-    "a function of (0,)": lambda path, leaf: (0,),
-    "a function of (1,)": lambda path, leaf: (1,),
-    "a function of ()": lambda path, leaf: (),
-    "a function of None": lambda path, leaf: None,
-}
-TREES = ["(0, 1)", "a function of None"]  # of whole leaves, each a cell; None has one vector
-SAME = [{axes, f"a function of {axes}"} for axes in ("(0,)", "(1,)", "()")] + [set(TREES)]
-
-
-@pytest.mark.parametrize("kwargs", [{}, {"b1": 0}, {"queue_dtype": "bfloat16"}], ids=str)
-def test_a_state_of_other_block_axes_is_refused(kwargs):
-    """It would train with the old blocks. The same blocks, said otherwise, may go on."""
-    params = {"w": jnp.ones((3, 4)), "b": jnp.ones((4, 4))}
-    txs = {name: scale_by_adashift(n=2, block_axes=axes, **kwargs) for name, axes in AXES.items()}
-    states = {name: jax.eval_shape(tx.init, params) for name, tx in txs.items()}
-    accepted = []
-    for old, new in itertools.permutations(AXES, 2):
-        try:
-            jax.eval_shape(txs[new].update, params, states[old])
-            accepted.append((old, new))
-        except ValueError as error:
-            message = str(error)
-            assert "must be of one optimizer" in message
-    unlike = [pair for pair in accepted if {*pair} not in SAME]
-    assert [pair for pair in unlike if "None" not in pair] == []
-    for name, tx in txs.items():
-        jax.eval_shape(tx.update, params, states[name])
 
 
 def test_rows_of_one_square_parameter_are_no_columns():
