@@ -82,27 +82,6 @@ def optimistix_minimiser(tx):
     return max(np.max(abs(find(a) - a * true)), np.max(abs(jax.jacobian(find)(a) - np.diag(true))))
 
 
-def numpyro_svi(tx):
-    """Variational inference: a posterior known in closed form, in its standard deviations."""
-    import numpyro
-    import numpyro.distributions as dist
-
-    data = np.random.default_rng(0).normal([1.0, -2.0, 0.5], 1.0, (10, 3)).astype(np.float32)
-
-    def model():
-        theta = numpyro.sample("theta", dist.Normal(jnp.zeros(3), 1.0).to_event(1))
-        numpyro.sample("data", dist.Normal(theta, 1.0).to_event(1), obs=data)
-
-    guide = numpyro.infer.autoguide.AutoNormal(model)
-    svi = numpyro.infer.SVI(model, guide, tx, numpyro.infer.Trace_ELBO(num_particles=8))
-    params = svi.run(KEY, 600, progress_bar=False).params
-    scale = 11**-0.5
-    return max(
-        np.max(abs(params["theta_auto_loc"] - data.sum(0) / 11)) / scale,
-        np.max(abs(params["theta_auto_scale"] / scale - 1)),
-    )
-
-
 def blackjax_vi(tx):
     """Parameters in a tuple of trees: the normal density that is the target."""
     import blackjax
@@ -127,7 +106,6 @@ def blackjax_vi(tx):
 JOBS = {  # the job; the rate of Adam, "factored" and "clipped"; that of "max"; the bound
     "equinox": (equinox, fading(0.01), fading(0.01), 0.02),
     "optimistix": (optimistix_minimiser, 0.01, 0.03, 0.003),
-    "numpyro": (numpyro_svi, 0.03, 0.03, 0.2),
     "blackjax": (blackjax_vi, 0.06, 0.06, 0.01),
 }
 

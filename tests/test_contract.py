@@ -51,7 +51,9 @@ def plainly_wanted(pairs):
     return run(cells(contract.oracle, pairs), PLAIN, jitted)[0]
 
 
-@pytest.mark.parametrize("kind", [*KINDS[:2], pytest.param(KINDS[2], marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "kind", [KINDS[0], *(pytest.param(k, marks=pytest.mark.slow) for k in KINDS[1:])]
+)
 def test_jit(kind):
     """Every setting of every public optimizer."""
     pairs = of_kind(kind)
@@ -59,14 +61,21 @@ def test_jit(kind):
     assert differing(updates, plainly_wanted(pairs)) == {}
 
 
+EVERY = [pytest.param(of_kind(kind), marks=pytest.mark.all_only, id=kind) for kind in KINDS]
+
+
 @pytest.mark.slow
+@pytest.mark.parametrize("pairs", [pytest.param(PAIRS, id="layouts"), *EVERY])
 @pytest.mark.parametrize("how", RUNS)
-def test_run(how):
-    updates, _ = run(cells(contract.make, PAIRS), PLAIN, RUNS[how][1])
-    assert differing(updates, plainly_wanted(PAIRS)) == {}
+def test_run(how, pairs):
+    updates, _ = run(cells(contract.make, pairs), PLAIN, RUNS[how][1])
+    assert differing(updates, plainly_wanted(pairs)) == {}
 
 
-def compare_wrapped(wrapper, pairs):
+@pytest.mark.slow
+@pytest.mark.parametrize("pairs", [pytest.param(PAIRS, id="layouts"), *EVERY])
+@pytest.mark.parametrize("wrapper", WRAPPERS)
+def test_wrapped(wrapper, pairs):
     context = WRAPPERS[wrapper]
     pairs = tuple(pair for pair in pairs if pair[0] not in context.without)
     updates, states = run(cells(context.make, pairs), context, context.run)
@@ -75,23 +84,6 @@ def compare_wrapped(wrapper, pairs):
     if context.frozen:
         (size,) = SHAPES[FROZEN]
         assert all(size not in x.shape for x in jax.tree.leaves(states))
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("wrapper", WRAPPERS)
-def test_wrapped(wrapper):
-    compare_wrapped(wrapper, PAIRS)
-
-
-@pytest.mark.all_only
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("how", [*RUNS, *WRAPPERS])
-def test_every_setting(how, kind):
-    pairs = of_kind(kind)
-    if how in WRAPPERS:
-        return compare_wrapped(how, pairs)
-    updates, _ = run(cells(contract.make, pairs), PLAIN, RUNS[how][1])
-    assert differing(updates, plainly_wanted(pairs)) == {}
 
 
 def vmap_numbers():

@@ -43,6 +43,7 @@ INJECTED = [
 ]
 
 
+@pytest.mark.slow
 def test_a_library_that_knows_no_static_args():
     """As libraries do it that wrap the class of optimizer they are given; n stays at 10."""
     plain = [make(RATE, **kwargs) for make, kwargs in INJECTED]
@@ -69,6 +70,7 @@ def test_static_arguments():
     assert_close(updates_of(wrapped), updates_of(plain))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("make", [adashift, adashift_factored])
 def test_injected_numbers_can_change(make):
     """The rate during training, and a schedule of b2."""
@@ -86,6 +88,7 @@ def test_injected_numbers_can_change(make):
     np.testing.assert_allclose(high, 10 * low, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_weight_decay_may_be_a_schedule():
     """As in optax.adamw: of the number of earlier updates, masked or not."""
 

@@ -92,6 +92,7 @@ BOXES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("box", BOXES)
 def test_a_box_holds_a_tree(box):
     """Nothing, one array or many, in init and in update."""
@@ -112,6 +113,7 @@ MASKS = {  # mask, parameters: what optax.adamw takes
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mask", MASKS)
 def test_masks_are_those_of_optax(mask):
     mask, params = MASKS[mask]

@@ -58,6 +58,7 @@ def test_the_recipe_is_the_same_optimizer():
     assert np.all(np.any(u["stack"], (1, 2)))
 
 
+@pytest.mark.slow
 def test_without_the_recipe():
     """JAX refuses it, because v differs from shard to shard; unchecked, updates are others."""
     mesh, tx = meshes.make_mesh(), scale_by_adashift(n=1)
