@@ -177,6 +177,7 @@ def test_an_update_waits_for_no_reduction(name, standard_promotion):
         assert u.gradients == {leaf}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name", [name for name in CASES if name.split()[0] not in ("none", "chain")]
 )

@@ -137,7 +137,13 @@ PAIRS += [("float32", "bfloat16"), ("bfloat16", "float32"), ("float64", "float64
 PAIRS += [("float32", "float64"), ("float64", "float16")]
 
 
-@pytest.mark.parametrize("name", settings.SETTINGS)
+OTHERS = [name for name in settings.SETTINGS if name not in settings.LAYOUTS]
+
+
+@pytest.mark.parametrize(
+    "name",
+    [*settings.LAYOUTS, *(pytest.param(name, marks=pytest.mark.slow) for name in OTHERS)],
+)
 def test_types_never_change(name):
     """For each dtype of parameters beside each of gradients. The state is float32 or wider."""
     tx = settings.optimizer(name)
@@ -161,6 +167,7 @@ def test_types_never_change(name):
                 assert x.dtype.itemsize >= (4 if x.dtype == jnp.int32 else least)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", settings.LAYOUTS)
 def test_eager_state_can_be_donated(name):
     """No two arrays of it share a buffer."""
@@ -170,6 +177,7 @@ def test_eager_state_can_be_donated(name):
     assert state.count == 1
 
 
+@pytest.mark.slow
 def test_trees_without_numbers():
     """None is a tree of no parameters; a leaf of size 0 is updated by one of size 0."""
     empty = np.ones((0, 3), np.float32)

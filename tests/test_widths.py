@@ -54,7 +54,7 @@ MAKES = {
 }
 
 
-QUICK = ("float64 array", "injected float64")
+QUICK = ("float64 array",)
 
 
 @pytest.mark.parametrize(
@@ -97,7 +97,7 @@ def test_apply_if_finite_around_a_numpy_rate():
         np.testing.assert_allclose(updates.astype(float), -0.1, rtol=2**-8)
 
 
-@pytest.mark.parametrize("rate", [1e-7, 10.0])
+@pytest.mark.parametrize("rate", [1e-7, pytest.param(10.0, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("name", MAKES)
 @pytest.mark.parametrize("narrow", ["float16", "bfloat16"])
 def test_the_rate_comes_before_the_cast(narrow, name, rate):
