@@ -30,8 +30,8 @@ def show(rows: pd.DataFrame, dataset: str) -> None:
         show_edge=False,
         pad_edge=False,
         padding=(0, 0, 0, 1),
-        title=f"{dataset}, epochs: {epochs}, seeds: {seeds}{spread}. Each optimizer at that of "
-        f"{len(LEARNING_RATES)} learning rates whose validation loss is least.",
+        title=f"{dataset}, epochs: {epochs}, seeds: {seeds}{spread}. Each optimizer at the best "
+        f"of {len(LEARNING_RATES)} learning rates (least validation loss).",
         title_justify="left",
         caption=f"step time: of a training step, over that of {OPTIMIZERS[first].label}",
         caption_justify="left",
