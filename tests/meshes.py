@@ -17,6 +17,8 @@ from jax.sharding import PartitionSpec as P
 from adashift_optax.sharding import opt_state_shardings
 
 set_mesh = getattr(jax, "set_mesh", None) or jax.sharding.use_mesh
+# In JAX 0.6 nnx.jit knows only the older context.
+for_flax = getattr(jax, "set_mesh", lambda mesh: mesh)
 
 SHAPES = {"matrix": (16, 8), "vector": (8,), "stack": (4, 8, 16)}
 SPECS = {"matrix": P("x", "y"), "vector": P("y"), "stack": P(None, "y", "x")}

@@ -17,7 +17,7 @@ from flax.nnx.training.optimizer import OptState
 from flax.training.train_state import TrainState
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
-from meshes import RATE, norm, set_mesh
+from meshes import RATE, for_flax, norm
 
 LAYERS, WIDTH, STEPS = 4, 8, 13
 NAMES = settings.LAYOUTS
@@ -54,18 +54,18 @@ def train_nnx(make, mesh, names=NAMES):
         for model, optimizer in zip(models, optimizers, strict=True):
             apply(optimizer, model, nnx.grad(lambda m: loss_of(nnx.state(m), g))(model))
 
-    with set_mesh(mesh):
-        models = [make() for _ in names]
+    with for_flax(mesh):
+        models = [placed(make(), mesh) for _ in names]
         optimizers = [
             nnx.Optimizer(model, settings.optimizer(name, RATE), wrt=nnx.Param)
             for name, model in zip(names, models, strict=True)
         ]
         start = [np.array(x) for x in arrays(models[0])]
         slopes = make_slopes(start)
-        first = [meshes.kinds(nnx.state(o, OptState)) for o in optimizers]
+        first = [kinds(o) for o in optimizers]
         for g in slopes:
             step(models, optimizers, g)
-        assert [meshes.kinds(nnx.state(o, OptState)) for o in optimizers] == first
+        assert [kinds(o) for o in optimizers] == first
         for name, model in zip(names, models, strict=True):
             assert_trained(name, arrays(model), start, slopes)
     return dict(zip(names, optimizers, strict=True))
@@ -76,6 +76,21 @@ def apply(optimizer, model, grads):
         optimizer.update(grads)
     else:
         optimizer.update(model, grads)
+
+
+def placed(model, mesh):
+    """By itself Flax shards what it makes from version 0.12 on."""
+
+    def place(x):
+        spec = P("fsdp") if x.ndim == 1 else P(*[None] * (x.ndim - 2), "x", "y")
+        return jax.device_put(x, NamedSharding(mesh, spec))
+
+    nnx.update(model, jax.tree.map(place, nnx.state(model, nnx.Param)))
+    return model
+
+
+def kinds(optimizer):
+    return [(x.shape, x.dtype) for x in jax.tree.leaves(nnx.state(optimizer, OptState))]
 
 
 def arrays(model):
@@ -137,9 +152,9 @@ def test_names_of_axes(axes):
         def __init__(self):
             self.w = nnx.Param(jnp.ones(16), **{SHARDING: AXES[axes](mesh)})
 
-    with set_mesh(mesh):
+    with for_flax(mesh):
         for name in ("max", "none bfloat16", "b1=0", "factored", "factored bfloat16"):
-            model = Vector()
+            model = placed(Vector(), mesh)
             optimizer = nnx.Optimizer(model, settings.optimizer(name, RATE), wrt=nnx.Param)
             assert_in_place({name: optimizer}, (16,), ("fsdp",))
             for _ in range(3):
@@ -204,7 +219,7 @@ def test_linen_scanned_layers_in_a_train_state():
         grads = {name: jax.grad(loss_of)(state.params, g) for name, state in states.items()}
         return {name: s.apply_gradients(grads=grads[name]) for name, s in states.items()}
 
-    with set_mesh(mesh):
+    with for_flax(mesh):
         specs = linen.get_partition_spec(jax.eval_shape(init, jax.random.key(0)))
         shardings = jax.tree.map(lambda spec: NamedSharding(mesh, spec), specs)
         states = jax.jit(init, out_shardings=shardings)(jax.random.key(0))

@@ -13,7 +13,7 @@ import numpy as np
 import optax
 import pytest
 from flax import linen, nnx
-from test_flax import apply
+from test_flax import FLAX, apply
 
 from adashift_optax import adashift, adashift_factored, adashiftw, scale_by_adashift
 
@@ -96,6 +96,8 @@ BOXES = {
 @pytest.mark.parametrize("box", BOXES)
 def test_a_box_holds_a_tree(box):
     """Nothing, one array or many, in init and in update."""
+    if "nnx" in box and FLAX < (0, 11):
+        pytest.skip("to this Flax a Param is an array, also to Adam")
     adam, nadam, *found = last([*ADAMS, *(make() for make in OURS.values())], BOXES[box]())
     for name, updates in zip(OURS, found, strict=True):
         assert_close(updates, nadam if name == "factored" else adam)
