@@ -10,15 +10,15 @@ from importlib.metadata import version
 COMPILE_QUICKLY = {
     "xla_backend_optimization_level": 0,
     "xla_llvm_disable_expensive_passes": True,
-    "xla_cpu_parallel_codegen_split_count": 1,
 }
 AS_USERS = {
     "xla_backend_optimization_level": 3,
     "xla_llvm_disable_expensive_passes": False,
     "xla_cpu_parallel_codegen_split_count": 32,
 }
-if version("jaxlib").startswith("0.10."):  # later there is nothing else than these emitters
-    COMPILE_QUICKLY["xla_cpu_use_fusion_emitters"] = False
+if version("jaxlib").startswith("0.10."):
+    COMPILE_QUICKLY["xla_cpu_parallel_codegen_split_count"] = 1  # before, some programs need more
+    COMPILE_QUICKLY["xla_cpu_use_fusion_emitters"] = False  # later, there are no others
     AS_USERS["xla_cpu_use_fusion_emitters"] = True
 
 FLAGS = " ".join(f"--{name}={str(value).lower()}" for name, value in COMPILE_QUICKLY.items())
