@@ -21,7 +21,6 @@ from adashift_optax import (
     adashift_factored,
     adashiftw,
     scale_by_adashift,
-    scale_by_adashift_factored,
     state_bytes,
 )
 
@@ -74,19 +73,6 @@ def check_known_numbers():
     np.testing.assert_allclose(updates, [0, 0, 8 / 3, 11 / 3 / 3**0.5], rtol=1e-6)
 
 
-def check_the_sign():
-    """Without momentum the first update of the factored optimizer is a sign; the next, by hand.
-
-    Of a scalar v_2 = (1 - a) 1^2 + a 3^2 with a = 2^-0.8.
-    """
-    tx = scale_by_adashift_factored(b1=0, eps=0)
-    state, updates = tx.init(jnp.zeros([])), []
-    for g in (-1.0, 3.0):
-        update, state = jax.jit(tx.update)(jnp.asarray(g), state)
-        updates.append(float(update))
-    np.testing.assert_allclose(updates, [-1, 3 / (1 + 8 * 2**-0.8) ** 0.5], rtol=1e-6)
-
-
 def check_training():
     """Every kind of optimizer descends."""
     start = {"w": jnp.arange(8.0), "b": jnp.ones([])}
@@ -104,6 +90,5 @@ if __name__ == "__main__":
     check_installation()
     check_the_demo_says_what_it_lacks()
     check_known_numbers()
-    check_the_sign()
     check_training()
-    print(f"smoke: adashift_optax {adashift_optax.__version__}, jax {jax.__version__}, 5 checks")
+    print(f"smoke: adashift_optax {adashift_optax.__version__}, jax {jax.__version__}, 4 checks")

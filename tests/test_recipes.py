@@ -7,30 +7,9 @@ import optax
 import pytest
 import reference
 import settings
-from common import assert_same_bits, make_grads, run, worst_error
+from common import assert_same_bits, make_grads, run
 
 from adashift_optax import scale_by_adashift
-
-SHAPES = {"kernel": (3, 4), "bias": (4,), "conv": (2, 2, 3, 4), "stack": (5, 3, 4)}
-
-
-def outputs(path, leaf):
-    """One block for each output of a layer: kernels are [..., in, out], biases [out].
-
-    In "stack" the first axis counts layers. A bias has an element for each output.
-    """
-    if path[-1].key == "stack":
-        return (1,)
-    return tuple(range(leaf.ndim - 1))
-
-
-@pytest.mark.slow
-def test_one_block_for_each_output(x64):
-    grads = make_grads(9, SHAPES)
-    updates = run(scale_by_adashift(n=2, phi="mean", block_axes=outputs), grads)
-    for leaf, axes in {"kernel": (0,), "bias": (), "conv": (0, 1, 2), "stack": (1,)}.items():
-        want = reference.adashift([g[leaf] for g in grads], 2, phi="mean", axes=axes)
-        assert worst_error([u[leaf] for u in updates], *want) < 1e-12
 
 
 @pytest.mark.slow

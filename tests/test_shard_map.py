@@ -23,24 +23,13 @@ def recipe(g2):
     return jax.lax.pmax(jnp.max(g2), AXES)
 
 
-def shard_map(function, **kwargs):
+def sharded_update(tx, mesh, params):
     if hasattr(jax, "shard_map"):
-        return jax.shard_map(function, **kwargs)
-    from jax.experimental import shard_map as old
-
-    kwargs = {"check_rep" if k == "check_vma" else k: v for k, v in kwargs.items()}
-    return old.shard_map(function, **kwargs)
-
-
-def sharded_update(tx, mesh, params, **kwargs):
-    specs = jax.tree.map(lambda s: s.spec, opt_state_shardings(tx, params))
-    return shard_map(
-        lambda g, state: tx.update(g, state),
-        mesh=mesh,
-        in_specs=(SPECS, specs),
-        out_specs=(SPECS, specs),
-        **kwargs,
-    )
+        shard_map = jax.shard_map
+    else:  # JAX 0.6.0
+        from jax.experimental.shard_map import shard_map
+    specs = (SPECS, jax.tree.map(lambda s: s.spec, opt_state_shardings(tx, params)))
+    return shard_map(lambda g, s: tx.update(g, s), mesh=mesh, in_specs=specs, out_specs=specs)
 
 
 def test_the_recipe_is_the_same_optimizer():
@@ -59,19 +48,12 @@ def test_the_recipe_is_the_same_optimizer():
 
 
 @pytest.mark.slow
-def test_without_the_recipe():
-    """JAX refuses it, because v differs from shard to shard; unchecked, updates are others."""
+def test_without_the_recipe_jax_refuses_it():
+    """Because v differs from shard to shard."""
     mesh, tx = meshes.make_mesh(), scale_by_adashift(n=1)
-    arrays = make_grads(1, SHAPES, np.float32)[0]
-    params = meshes.place(mesh, arrays)
+    params = meshes.place(mesh, meshes.make_arrays())
     with pytest.raises(ValueError, match="out_specs"):
         jax.jit(sharded_update(tx, mesh, params))(params, tx.init(params))
-    update = jax.jit(sharded_update(tx, mesh, params, check_vma=False))
-    state, whole_state = tx.init(params), tx.init(arrays)
-    for _ in range(3):
-        u, state = update(params, state)
-        want, whole_state = tx.update(arrays, whole_state)
-    assert not np.allclose(u["matrix"], want["matrix"], rtol=0.01)
 
 
 FACTORS = (16 + 8 + 1) + 4 * (8 + 16 + 1)  # the means of "matrix" and of "stack"

@@ -38,13 +38,6 @@ def test_the_state_is_in_its_place_from_init_on(types):
     assert {s.data.size for s in queue.addressable_shards} == {queue.size // 8}
 
 
-@pytest.mark.parametrize("types", ON)
-def test_opt_state_shardings_are_those_of_an_eager_init(types):
-    found = trained(types)
-    for s, x in zip(*map(jax.tree.leaves, (found.shardings, found.eager)), strict=True):
-        assert meshes.norm(s.spec) == meshes.norm(getattr(x.sharding, "spec", ()))
-
-
 LEAVES = {"matrix": True, "vector": False, "stack": True}
 LABELS = {name: "ours" if ours else "adam" for name, ours in LEAVES.items()}
 WRAPPERS = {
