@@ -1,14 +1,15 @@
 # %% [markdown]
 # # A first look
 #
-# You train a Flax network with Adam and want to try AdaShift. **Which line do you change, and what
-# do you see then?** This notebook is for you if you know Optax and have not used AdaShift. At its
-# end you know what the first steps look like, what the arguments `n`, `window`, `phi` and
-# `clip_value` change, and how much memory each choice takes.
+# You train a Flax network with `optax.adam(1e-3)`. **What do you type instead, which learning rate
+# do you take, and what do you get?** This notebook is for you if you know Optax and have not used
+# this library. It changes the optimizer of a small training program, in Flax NNX and in Flax linen,
+# then tries many learning rates, and at the end counts the memory.
 #
-# AdaShift is Adam, but each gradient is scaled by a second moment $v$ that is computed from older
-# gradients only. All gradients in $v$ are at least $n$ steps old; $n$ is called the *delay*. In
-# Adam a large gradient enters $v$ at once and so shrinks its own step. In AdaShift it cannot.
+# The library has two optimizers. `adashift_factored` is the one to train with. It is Adam with half
+# of Adam's memory: instead of one second moment v for each element it keeps one number for each row
+# and each column of a kernel. `adashift` is the optimizer of the paper, and it is there to study
+# the method.
 
 # %%
 import jax
@@ -16,27 +17,30 @@ import jax.numpy as jnp
 import matplotlib.pyplot as plt
 import numpy as np
 import optax
-from common import QUICK, budget, color
-from flax import nnx
+from common import QUICK, band, budget, color, table
+from flax import linen, nnx
+from flax.training.train_state import TrainState
 from sklearn.datasets import load_digits
 
-from adashift_optax import adashift, scale_by_adashift, state_bytes
+from adashift_optax import adashift, adashift_factored, state_bytes
 
-images, labels = load_digits(return_X_y=True)
-images = jnp.asarray(images / 16, jnp.float32)
-labels = jnp.asarray(labels)
+pixels, labels = load_digits(return_X_y=True)  # 1797 images of handwritten digits, 8 x 8
+pixels, labels = jnp.asarray(pixels / 16, jnp.float32), jnp.asarray(labels)
 train, test = slice(0, 1400), slice(1400, None)
+STEPS = budget(500, 100)
+batches = jnp.asarray(np.random.default_rng(0).integers(0, 1400, (STEPS, 64)))
 
 # %% [markdown]
-# ## Which line changes?
+# ## Which line changes in Flax NNX?
 #
 # The network, its loss and the training step are the same for every optimizer. Only the line that
-# makes the optimizer changes. We compare three such lines:
+# makes the optimizer changes:
 #
-# - `Adam`.
-# - `AdaShift (factored, ema)`, the recommended setting. It takes the learning rate of Adam.
-# - `AdaShift (max, n=10)`, the default. These are the settings of the paper. It takes about ten
-#   times the learning rate of Adam.
+# | optimizer | line |
+# |---|---|
+# | Adam | `tx = optax.adam(1e-3)` |
+# | the one to train with | `tx = adashift_factored(1e-3)` |
+# | the paper's | `tx = adashift(1e-2)` |
 
 
 # %%
@@ -49,219 +53,193 @@ class Network(nnx.Module):
         return self.out(nnx.relu(self.hidden(x)))
 
 
-def loss_fn(model, x, y):
+def loss_of(model, x, y):
     return optax.softmax_cross_entropy_with_integer_labels(model(x), y).mean()
 
 
 @nnx.jit
 def train_step(model, optimizer, x, y):
-    loss, grads = nnx.value_and_grad(loss_fn)(model, x, y)
+    loss, grads = nnx.value_and_grad(loss_of)(model, x, y)
     optimizer.update(model, grads)
     return loss
 
 
-def train_with(tx, steps, seed=0):
-    model = Network(nnx.Rngs(seed))
-    optimizer = nnx.Optimizer(model, tx, wrt=nnx.Param)
-    order = np.random.default_rng(seed).integers(0, 1400, (steps, 64))
-    losses = [float(train_step(model, optimizer, images[i], labels[i])) for i in order]
-    accuracy = float(jnp.mean(model(images[test]).argmax(-1) == labels[test]))
-    return np.array(losses), accuracy
-
-
-recommended = adashift(1e-3, n=1, b1=0.5, phi="factored", window="ema", clip_value=10.0)
 optimizers = {
     "Adam": optax.adam(1e-3),
-    "AdaShift (factored, ema)": recommended,
+    "adashift_factored": adashift_factored(1e-3),
     "AdaShift (max, n=10)": adashift(1e-2),
 }
-steps = budget(500, 150)
-losses, accuracies = {}, {}
+losses = {}
 for name, tx in optimizers.items():
-    losses[name], accuracies[name] = train_with(tx, steps)
-for name, accuracy in accuracies.items():
-    print(f"{name:24}  test accuracy {accuracy:.1%}")
+    model = Network(nnx.Rngs(0))
+    optimizer = nnx.Optimizer(model, tx, wrt=nnx.Param)
+    losses[name] = [float(train_step(model, optimizer, pixels[i], labels[i])) for i in batches]
+    accuracy = jnp.mean(model(pixels[test]).argmax(-1) == labels[test])
+    print(f"{name:20}  test accuracy {accuracy:.1%}")
 
 # %%
-# Figure: All three settings train the network. In the shaded steps the parameters of
-# `AdaShift (max, n=10)` do not change. Its loss varies there, because each batch is another one.
-# This is one run of each, and no learning rate was tuned: it does not show which is better.
+# Figure: All three train the network. In the shaded steps the parameters of the paper's optimizer
+# do not change, and its loss varies only because each batch is another one. This is one run of each
+# at a learning rate that was not tuned, so it does not show which is better.
 # Alt: Two panels. Left: training loss of three optimizers on a logarithmic scale over 500 steps;
-# all three curves fall. Right: the first 30 steps, with the first 11 losses shaded.
+# all three curves fall. Right: the first 30 steps, with the first 11 losses shaded;
+# adashift_factored and Adam fall from the first step on, and the paper's optimizer begins to fall
+# at step 12.
 figure, (whole, start) = plt.subplots(1, 2, figsize=(9, 3.8), width_ratios=[3, 2])
 for name, curve in losses.items():
     smooth = np.convolve(curve, np.ones(10) / 10, "valid")
-    whole.plot(np.arange(10, steps + 1), smooth, color=color(name), label=name)
+    whole.plot(np.arange(10, STEPS + 1), smooth, color=color(name), label=name)
     start.plot(np.arange(1, 31), curve[:30], ".-", color=color(name), label=name)
 whole.set(xlabel="step", ylabel="training loss (mean of 10 steps)", yscale="log")
-whole.set_title("All three settings train the network")
+whole.set_title("All three train the network")
 whole.legend()
-start.axvspan(0.5, 11, color=color("AdaShift"), alpha=0.12, linewidth=0)
-start.set(xlabel="step", ylabel="training loss")
-start.set_title("With n=10 the first 10 updates are zero")
-where = start.get_xaxis_transform()
-start.text(5.7, 0.02, "initial\nparameters", transform=where, ha="center", fontsize=9)
+start.axvspan(0.5, 11.5, color=color("AdaShift"), alpha=0.12, linewidth=0)
+start.set(xlabel="step", ylabel="training loss", title="Only the paper's begins with idle steps")
 plt.show()
 
 # %% [markdown]
-# **The first n updates are exactly zero.** Gradients in $v$ must be at least n steps old, and
-# before step n + 1 there is no such gradient. The default has n = 10, so the losses of steps 1 to
-# 11 are those of the initial parameters. The recommended setting has n = 1, so only its first
-# update is zero.
+# The paper's optimizer computes v only from gradients that are at least n = 10 steps old. Before
+# step 11 there is no such gradient, so the first 10 updates are exactly zero, and the first 11
+# losses are those of the initial parameters. `adashift_factored` has no idle step.
 #
-# Nothing was tuned here. [Notebook 9](09_choosing.ipynb) compares optimizers at equal effort.
+# ## Which line changes in Flax linen?
 #
-# ## Which gradients are in the momentum? `n` and `window`
-#
-# The momentum is a mean of gradients, and `window` chooses which gradients. To make this visible we
-# feed gradients that are 1 in one entry and 0 elsewhere, and every gradient has its 1 in another
-# entry. With `phi="max"` $v$ is then 1 at all steps, and entry i of an update is the weight of
-# gradient i in the momentum.
+# Again only the one that makes the optimizer.
+
 
 # %%
-weights = {}
-for window, n in {"sliding": 10, "hopping": 10, "ema": 1}.items():
-    tx = scale_by_adashift(n=n, b1=0.9, window=window)
-    _, rows = jax.lax.scan(
-        lambda s, g, tx=tx: tx.update(g, s)[::-1], tx.init(jnp.zeros(40)), jnp.eye(40)
-    )
-    weights[window, n] = np.asarray(rows)
+class LinenNetwork(linen.Module):
+    @linen.compact
+    def __call__(self, x):
+        return linen.Dense(10)(linen.relu(linen.Dense(64)(x)))
+
+
+@jax.jit
+def linen_step(state, x, y):
+    def loss_fn(params):
+        logits = state.apply_fn({"params": params}, x)
+        return optax.softmax_cross_entropy_with_integer_labels(logits, y).mean()
+
+    loss, grads = jax.value_and_grad(loss_fn)(state.params)
+    return state.apply_gradients(grads=grads), loss
+
+
+network = LinenNetwork()
+params = network.init(jax.random.key(0), pixels[:1])["params"]
+state = TrainState.create(apply_fn=network.apply, params=params, tx=adashift_factored(1e-3))
+for i in batches:
+    state, linen_loss = linen_step(state, pixels[i], labels[i])
+print(f"loss of the last batch {linen_loss:.3f}")
+
+# %% [markdown]
+# ## Which learning rate?
+#
+# We train the NNX network at 17 learning rates, a quarter of a decade apart, with each optimizer
+# and with five seeds, and look at the loss on the test images. For one seed all optimizers start
+# from the same parameters and see the same batches.
 
 # %%
-# Figure: Each row is one update. Its blue cells are the gradients in its momentum. The sliding and
-# the hopping window stop before the dashed line, where $v$ begins; the ema window goes on.
-# Alt: Three panels, for the windows sliding, hopping and ema: the weight of each gradient in the
-# momentum of each update, in shades of blue. Sliding is a diagonal band of constant width, hopping
-# a band in stairs of five steps, ema a band that fades out without an end.
-figure, axes = plt.subplots(1, 3, figsize=(9, 3.6), sharey=True)
-for ax, ((window, n), w) in zip(axes, weights.items(), strict=True):
-    picture = ax.imshow(w, cmap="Blues", origin="lower", extent=(0.5, 40.5, 0.5, 40.5), vmax=0.25)
-    ax.set(title=f'window="{window}", n={n}', xlabel="gradient of step")
-    ax.grid(visible=False)
-for ax in axes[:2]:
-    ax.plot([1, 30], [11, 40], color="#D55E00", linewidth=1, linestyle="--")
-    ax.text(8, 25, "only in v", color="#D55E00", rotation=45, ha="center", va="center", fontsize=9)
-axes[0].set(ylabel="update of step")
-bar = figure.colorbar(picture, ax=axes, shrink=0.62)
-bar.set_label("weight in the momentum", labelpad=-16)
-bar.set_ticks([0, 0.1, 0.2, 0.25], labels=["0", "0.1", "0.2", r"$\geq$ 0.25"])
+RATES = jnp.asarray(10.0 ** np.arange(-4, 0.1, budget(25, 100) / 100), jnp.float32)
+SEEDS = budget(5, 2)
+graph = nnx.graphdef(nnx.eval_shape(lambda: Network(nnx.Rngs(0))))
+
+
+def loss_fn(params, x, y):
+    return loss_of(nnx.merge(graph, params), x, y)
+
+
+def test_loss(make, rate, key):
+    tx = make(rate)
+    params = nnx.state(Network(nnx.Rngs(key)), nnx.Param)
+
+    def step(carry, i):
+        params, state = carry
+        grads = jax.grad(loss_fn)(params, pixels[i], labels[i])
+        updates, state = tx.update(grads, state, params)
+        return (optax.apply_updates(params, updates), state), None
+
+    drawn = jax.random.randint(jax.random.fold_in(key, 1), (STEPS, 64), 0, 1400)
+    (params, _), _ = jax.lax.scan(step, (params, tx.init(params)), drawn)
+    return loss_fn(params, pixels[test], labels[test])
+
+
+def sweep(make):
+    """Test losses, [seeds, rates]."""
+    keys = jax.random.split(jax.random.key(0), SEEDS)
+    over_rates = jax.vmap(lambda rate, key: test_loss(make, rate, key), (0, None))
+    return np.asarray(jax.jit(lambda: jax.lax.map(lambda key: over_rates(RATES, key), keys))())
+
+
+makers = {"Adam": optax.adam, "adashift_factored": adashift_factored}
+makers |= {"AdaShift (max, n=10)": adashift}
+swept = {name: sweep(make) for name, make in makers.items()}
+best = {name: found.mean(0).argmin() for name, found in swept.items()}
+rows = []
+for name, found in swept.items():
+    at = [found[:, min(best[name] + i, len(RATES) - 1)] for i in (0, budget(4, 1))]
+    shown = [f"{losses.mean():.3f} ± {losses.std(ddof=1):.3f}" for losses in at]
+    rows.append([name, f"{RATES[best[name]]:.2g}", *shown])
+table(["test loss", "best rate", "at the best rate", "at ten times that"], rows)
+
+# %%
+# Figure: `adashift_factored` has its lowest test loss at Adam's learning rate. At ten times that
+# rate its loss is higher than Adam's. The paper's optimizer needs a far larger rate. Lines are
+# medians over the seeds, and bands reach from quartile to quartile.
+# Alt: Test loss over the learning rate, from 0.0001 to 1, on logarithmic scales. The curves of Adam
+# and adashift_factored have their lowest points at about the same rate, and that of the paper's
+# optimizer lies further to the right.
+fig, ax = plt.subplots(figsize=(7, 3.8))
+for name, found in swept.items():
+    band(ax, RATES, found, name, marker="o", ms=4)
+ax.set(xscale="log", yscale="log", xlabel="learning rate", ylabel="test loss")
+ax.set_yticks(ticks := [0.3, 0.5, 1, 2], [f"{tick:g}" for tick in ticks])
+ax.minorticks_off()
+ax.set_title("adashift_factored takes Adam's learning rate")
+ax.legend()
 plt.show()
 
 # %% [markdown]
-# - `window="sliding"` is the paper's. It averages the latest n gradients, and then divides their
-#   mean by the root of $v$. The state keeps these n gradients, in a *queue*.
-# - `window="hopping"` is our variant. It also averages first. Its mean holds at most n gradients,
-#   and at least n/2 rounded down, plus 1 (6 to 10 here). The state keeps no queue.
-# - `window="ema"` first divides each gradient by the root of its own $v$, which is older than the
-#   gradient. Then it averages the quotients. So n = 1 is enough, and the state keeps no queue
-#   unless `phi="none"` and n > 1.
-#
-# ## How large are single steps? `phi` and `clip_value`
-#
-# A *leaf* is one array of the parameter tree, such as the kernel of a layer. `phi` says how the
-# squared gradients of a leaf are summarized in $v$:
-#
-# - `"max"` and `"mean"`: one $v$ for the leaf, from its largest or its mean square.
-# - `"factored"`: one number for each row and one for each column, whose product is $v$.
-# - `"none"`: every element has its own $v$, as in Adam.
-#
-# We train with Adam and give every optimizer the same gradients. Then we look at the sizes of all
-# elements of the update of the hidden kernel, over 50 steps and with a learning rate of 1.
-
-# %%
-with_ema = adashift(1.0, n=1, b1=0.5, phi="factored", window="ema", clip_value=10.0)
-forms = {
-    "Adam": optax.adam(1.0),
-    "AdaShift (factored, ema)": with_ema,
-    "AdaShift (max, n=10)": adashift(1.0),
-    "AdaShift (mean, n=10)": adashift(1.0, phi="mean"),
-    "AdaShift (factored, n=10)": adashift(1.0, phi="factored"),
-    "AdaShift (none, n=10)": adashift(1.0, phi="none"),
-    "AdaShift (none, n=10, clip_value=1)": adashift(1.0, phi="none", clip_value=1.0),
-}
-sizes = {}
-for name, form in forms.items():
-    graph, params = nnx.split(Network(nnx.Rngs(0)))
-    driver = optax.adam(1e-3)  # so that all see the same parameters
-    state, driver_state, kept = form.init(params), driver.init(params), []
-    rng = np.random.default_rng(0)
-
-    @jax.jit
-    def step(params, state, driver_state, x, y, form=form, graph=graph, driver=driver):
-        grads = jax.grad(lambda p: loss_fn(nnx.merge(graph, p), x, y))(params)
-        update, state = form.update(grads, state)
-        move, driver_state = driver.update(grads, driver_state)
-        return optax.apply_updates(params, move), state, driver_state, update
-
-    for t in range(budget(100, 40)):
-        i = rng.integers(0, 1400, 64)
-        params, state, driver_state, update = step(
-            params, state, driver_state, images[i], labels[i]
-        )
-        if t >= budget(50, 20):
-            kept.append(np.abs(update["hidden"]["kernel"][...]).ravel())
-    kept = np.concatenate(kept)
-    sizes[name] = np.quantile(kept[kept > 0], [0, 0.05, 0.25, 0.5, 0.75, 0.95, 1])
-
-# %%
-# Figure: With `phi="max"` nearly all elements of an update are smaller than Adam's. Without a clip
-# `phi="none"` makes single elements more than a hundred times as large as Adam's typical ones. Bars
-# are cut off at 0.0001.
-# Alt: One row for each of seven optimizers, on a logarithmic scale: a thick bar for the middle half
-# of the sizes, a thin bar for the middle 90 %, a white dot for the median, a triangle for the
-# largest, and a vertical line at 1.
-figure, ax = plt.subplots(figsize=(9, 3.8))
-for i, (name, q) in enumerate(sizes.items()):
-    ax.plot([max(q[1], 1e-4), q[5]], [i, i], color=color(name), linewidth=3)
-    ax.plot([max(q[2], 1e-4), q[4]], [i, i], color=color(name), linewidth=11)
-    ax.plot(q[3], i, "o", color="white", markersize=5)
-    ax.plot(q[6], i, ">", color=color(name), mec="white", markersize=9)
-ax.axvline(1, color="gray", linewidth=0.8)
-ax.set(xscale="log", xlabel="size of an element of the update, at a learning rate of 1")
-ax.set_yticks(range(len(sizes)), sizes)
-ax.invert_yaxis()
-ax.grid(visible=False, axis="y")
-ax.set_title("thick: middle half; thin: middle 90 %; dot: median; triangle: largest", fontsize=10)
-plt.show()
-
-# %% [markdown]
-# Adam's updates rarely exceed 1. `phi="max"` divides every element by the largest gradient of its
-# leaf, so most elements of the update are far smaller than Adam's. This is why it needs a larger
-# learning rate. With `phi="none"` or `"factored"` $v$ may come only from tiny old gradients, and
-# then one large gradient makes a huge step. Give `clip_value` with them: every element of the
-# scaled gradient (of the scaled momentum, unless `window="ema"`) is then clipped to `[-clip_value,
-# clip_value]`.
-#
 # ## How much memory does the state take?
 #
-# The states of these optimizers for one float32 leaf of 1024 x 1024 parameters:
+# `state_bytes` counts the state of any Optax optimizer without allocating it, here for a kernel of
+# 1024 x 1024 parameters. The second number is for bfloat16 parameters. Optax's Adam then keeps both
+# of its moments in bfloat16. This library keeps every statistic in float32, unless `mu_dtype` or
+# `queue_dtype` says otherwise.
 
 # %%
-params = {"kernel": jax.ShapeDtypeStruct((1024, 1024), jnp.float32)}
-held = {
+settings = {
     "Adam": optax.adam(1e-3),
-    "AdaShift (factored, ema)": recommended,
+    "adashift_factored": adashift_factored(1e-3),
+    "adashift_factored (mu_dtype=bfloat16)": adashift_factored(1e-3, mu_dtype=jnp.bfloat16),
+    "adashift_factored (b1=0)": adashift_factored(1e-3, b1=0.0),
     "AdaShift (max, n=10)": adashift(1e-2),
-    "AdaShift (max, n=10, bfloat16 queue)": adashift(1e-2, queue_dtype=jnp.bfloat16),
-    "AdaShift (none, n=10)": adashift(1e-2, phi="none"),
-    "AdaShift (none, hopping)": adashift(1e-2, phi="none", window="hopping"),
-    "AdaShift (max, hopping)": adashift(1e-2, window="hopping"),
-    "AdaShift (factored, hopping)": adashift(1e-2, phi="factored", window="hopping"),
+    "AdaShift (max, n=10, queue_dtype=bfloat16)": adashift(1e-2, queue_dtype=jnp.bfloat16),
     "AdaShift (max, b1=0)": adashift(1e-2, b1=0.0),
 }
-held = {name: state_bytes(tx, params) / 1024**2 for name, tx in held.items()}
+kept = {
+    name: [
+        state_bytes(tx, jax.ShapeDtypeStruct((1024, 1024), dtype)) / 1024**2
+        for dtype in (jnp.float32, jnp.bfloat16)
+    ]
+    for name, tx in settings.items()
+}
 
 # %%
-# Figure: The recommended setting takes half of Adam's memory. The sliding window with n = 10 takes
-# six times Adam's memory, because it keeps ten gradients.
-# Alt: Nine horizontal bars with the bytes of optimizer state per float32 parameter: Adam 8,
-# AdaShift (factored, ema) 4, (max, n=10) 48, the same with a bfloat16 queue 26, (none, n=10) 52,
-# (none, hopping) 20, (max, hopping) 8, (factored, hopping) 8, (max, b1=0) 0.
-figure, ax = plt.subplots(figsize=(9, 3.6))
-bars = ax.barh(list(held), list(held.values()), color=[color(name) for name in held])
-ax.bar_label(bars, [f"{value:.0f}" for value in held.values()], padding=3)
-ax.set(xlabel="bytes of optimizer state per float32 parameter")
-ax.set_title("A queue of gradients takes the most memory")
+# Figure: For float32 parameters `adashift_factored` takes half of Adam's memory. For bfloat16
+# parameters it takes as much as Adam, and half as much with `mu_dtype=bfloat16`. The paper's
+# optimizer keeps the latest ten gradients, which is six times Adam's memory.
+# Alt: Seven pairs of horizontal bars with the bytes of state for each parameter, float32 and
+# bfloat16: Adam 8 and 4, adashift_factored 4 and 4, with mu_dtype bfloat16 2 and 2, with b1=0 0 and
+# 0, AdaShift (max, n=10) 48 and 48, with a bfloat16 queue 26 and 26, with b1=0 0 and 0.
+fig, ax = plt.subplots(figsize=(9, 4.2))
+shades = [color(name) for name in kept]
+for column, (dtype, alpha) in enumerate((("float32", 1.0), ("bfloat16", 0.45))):
+    sizes = [of[column] for of in kept.values()]
+    bars = ax.barh(np.arange(len(kept)) + 0.4 * column, sizes, 0.36, color=shades, alpha=alpha)
+    ax.bar_label(bars, [f"{size:.0f} ({dtype})" for size in sizes], padding=3, fontsize=9)
+ax.set_yticks(np.arange(len(kept)) + 0.2, kept)
+ax.set(xlabel="bytes of state for each parameter", xlim=(0, 57))
+ax.set_title("float32 parameters: half of Adam's memory; bfloat16: as much as Adam")
 ax.invert_yaxis()
 ax.grid(visible=False, axis="y")
 plt.show()
@@ -269,33 +247,31 @@ plt.show()
 # %% [markdown]
 # ## The answer
 #
-# You change one line, the one that makes the optimizer: the recommended setting takes Adam's
-# learning rate and half of Adam's memory, and the default takes about ten times the rate and six
-# times the memory. The first n updates are exactly zero, one update with the recommended setting
-# and ten with the default. The momentum depends on `window`, the size of single steps on `phi`, and
-# `phi="none"` and `"factored"` need a `clip_value`.
+# You type `adashift_factored(1e-3)` in the place of `optax.adam(1e-3)`, in NNX and in linen, and
+# keep the learning rate. On this small network its best learning rate is Adam's, and at that rate
+# five seeds cannot tell the two test losses apart (0.325 and 0.323). It tolerates too large a rate
+# less well here: at ten times the best rate its test loss is 0.62, and Adam's is 0.47. What you get
+# is memory: 4 bytes of state for each parameter, while Adam takes 8 for float32 parameters. If your
+# parameters are bfloat16, Adam takes 4 as well, and you save only with `mu_dtype=jnp.bfloat16`,
+# with which the state takes 2.
+#
+# The paper's `adashift` needs about 30 times Adam's learning rate here, begins with n idle steps
+# and takes 48 bytes for each parameter. Its lowest test loss, 0.330, cannot be told apart from
+# Adam's either. [Notebook 5](05_language_model.ipynb) compares on a transformer.
 
 # %%
-assert losses["AdaShift (max, n=10)"][10] != losses["Adam"][10]
-frozen = train_with(optax.set_to_zero(), 11)[0]
-np.testing.assert_array_equal(losses["AdaShift (max, n=10)"][:11], frozen)
-small = losses["AdaShift (factored, ema)"]
-np.testing.assert_array_equal(small[:2], frozen[:2])
-assert small[2] != frozen[2]
-held_by = {n_of: w[10:] > 1e-6 for n_of, w in weights.items()}  # except for rounding errors
-for rows in (held_by["sliding", 10], held_by["hopping", 10]):
-    assert all(np.flatnonzero(row).min() > t - 10 for t, row in enumerate(rows, start=10))
-assert set(held_by["sliding", 10].sum(1)) == {10}
-assert set(held_by["hopping", 10].sum(1)) == {6, 7, 8, 9, 10}
-np.testing.assert_array_equal(held_by["ema", 1].sum(1), np.arange(10, 40))
-assert sizes["AdaShift (max, n=10)"][3] < 0.5 * sizes["Adam"][3]
-assert sizes["AdaShift (none, n=10)"][6] > 2 * sizes["Adam"][6]
-assert sizes["AdaShift (none, n=10, clip_value=1)"][6] <= 1
-assert sizes["AdaShift (factored, ema)"][6] <= 10
-assert held["AdaShift (max, hopping)"] < 1.01 * held["Adam"]
-assert held["AdaShift (factored, ema)"] < 0.51 * held["Adam"]
-assert 6 <= held["AdaShift (max, n=10)"] / held["Adam"] < 6.01
+unchanged = [float(loss_of(Network(nnx.Rngs(0)), pixels[i], labels[i])) for i in batches[:12]]
+paper = losses["AdaShift (max, n=10)"]
+np.testing.assert_allclose(paper[:11], unchanged[:11], rtol=1e-5)
+assert abs(paper[11] - unchanged[11]) > 1e-4
+assert abs(losses["adashift_factored"][1] - unchanged[1]) > 1e-4
+assert linen_loss < 1.5
+assert [[round(size, 1) for size in of] for of in kept.values()][:2] == [[8, 4], [4, 4]]
 if not QUICK:
-    assert sizes["AdaShift (max, n=10)"][5] < sizes["Adam"][4]
-    assert sizes["AdaShift (none, n=10)"][6] > 100 * sizes["Adam"][3]
-    assert all(accuracies[name] > accuracies["Adam"] - 0.01 for name in accuracies)
+    adam, ours, paper = (swept[name] for name in makers)
+    assert len({best["Adam"], best["adashift_factored"]}) == 1
+    assert RATES[best["AdaShift (max, n=10)"]] > 25 * RATES[best["Adam"]]
+    lowest = [swept[name][:, best[name]] for name in makers]
+    assert [round(float(losses.mean()), 3) for losses in lowest] == [0.323, 0.325, 0.330]
+    assert all(abs((losses - lowest[0]).mean()) < lowest[2].std(ddof=1) for losses in lowest[1:])
+    assert ours[:, best["Adam"] + 4].mean() > 1.2 * adam[:, best["Adam"] + 4].mean()

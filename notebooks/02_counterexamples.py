@@ -1,31 +1,25 @@
 # %% [markdown]
-# # Counterexamples: where Adam moves in the wrong direction
+# # Counterexamples: who follows a rare large gradient?
 #
-# **Does an optimizer move in the direction of the sum of its gradients, also if that sum is decided
-# by a rare large gradient?** This notebook is for you if you want to know on which problems
-# AdaShift does better than Adam, and on which it does worse. At its end you know the answer for
-# Adam, AMSGrad, ADOPT, ACProp and AdaShift.
+# Your data has rare examples with large gradients, and they are the ones that matter. **Can your
+# optimizer walk against the sum of its gradients, and which one does not?** This notebook is for
+# you if you want to know the argument of the AdaShift paper, with its good and its bad news. Adam
+# can walk the wrong way, and so can `adashift_factored`. `adashift`, the optimizer of the paper,
+# does not if gradients are independent of each other. At the end stands a case where `adashift`
+# fails, too.
 #
 # Both problems have one variable x. They come from the papers of AMSGrad and AdaShift. One rare
 # large gradient pushes x down, and many small gradients push x up. The large one is slightly
-# heavier than all the small ones together, so x should fall. In Adam a gradient enters the second
-# moment $v$ at once, and then the gradient is divided by the root of this $v$. So the large
-# gradient counts too little, and x can rise.
+# heavier than all the small ones together, so x should fall.
 #
 # - **Stochastic problem**: the gradient is $C = 101$ with probability $(1 + d) / (C + 1)$, and
 #   otherwise $-1$. Draws are independent. The mean gradient is $d = 0.02$.
-# - **Sequential problem**: the gradient is $C_1 = 1010$ in the first step of every cycle of 101
-#   steps, and $-C_2 = -10$ in the other 100 steps. x stays in $[-1, 1]$.
+# - **Sequential problem**: the gradient is 1010 in the first step of every cycle of 101 steps, and
+#   $-10$ in the other 100 steps. x stays in $[-1, 1]$.
 #
-# We first run the published settings for ten million steps. Then we vary every constant. We also
-# pose the *mirrored* problems, where the sum of the gradients says that x should rise. An optimizer
-# that follows the large gradient in every case solves the published problems, but it fails the
-# mirrored ones.
-#
-# The labels of AdaShift name its *window*: `sliding` averages the latest n gradients. `hopping`
-# averages at most n of them, and at least n/2 rounded down, plus 1. `ema` first divides each
-# gradient by the root of its own $v$ and then averages. With one variable, `phi` makes no
-# difference.
+# In Adam a gradient enters the second moment $v$ at once, and then the gradient is divided by the
+# root of this $v$. So the large gradient counts too little, and x can rise. In `adashift` all
+# gradients in $v$ are at least n steps old.
 
 # %%
 import jax
@@ -35,403 +29,321 @@ import numpy as np
 import optax
 from common import QUICK, band, budget, color, table
 
-from adashift_optax import adashift
+from adashift_optax import adashift, adashift_factored
+from adashift_optax.analysis import net_update_factors, sequential_net_update_factors
 from adashift_optax.problems import sequential, stochastic, trajectory
 
-SLIDING, HOPPING, EMA = (f"AdaShift ({window})" for window in ("sliding", "hopping", "ema"))
-NAMES = ["Adam", "AMSGrad", "ADOPT", "ACProp", SLIDING]
+jax.config.update("jax_enable_x64", True)  # net update factors are small differences of long sums
+CYCLE, SEEDS = 101, 8
+keys = jax.random.split(jax.random.key(0), SEEDS)
 
 
-def optimizer(name, learning_rate, b1, b2, n):
-    makers = {
-        "Adam": optax.adam,
-        "AMSGrad": optax.amsgrad,
-        "ADOPT": optax.contrib.adopt,  # with its clip at t^(1/4), the default
-        "ACProp": optax.contrib.acprop,
+def optimizers(rate, b1, b2, n):
+    return {
+        "Adam": optax.adam(rate, b1=b1, b2=b2),
+        "AMSGrad": optax.amsgrad(rate, b1=b1, b2=b2),
+        "ADOPT": optax.contrib.adopt(rate, b1=b1, b2=b2),  # with its clip at t^(1/4), the default
+        "AdaShift": adashift(rate, b1=b1, b2=b2, n=n),
+        "adashift_factored": adashift_factored(rate, b1=b1, b2=b2),
     }
-    if name in makers:
-        return makers[name](learning_rate, b1=b1, b2=b2)
-    # The hopping window gets twice the n, so that its mean length is that of the sliding window.
-    delays = {SLIDING: n, HOPPING: 2 * n, EMA: 1}
-    window = name.removeprefix("AdaShift (").removesuffix(")")
-    return adashift(learning_rate, n=delays[name], b1=b1, b2=b2, window=window)
-
-
-def decaying(count):
-    return 1 / jnp.sqrt(1 + count)
 
 
 # %% [markdown]
 # ## Where does x end with the published settings?
 #
-# | problem | learning rate | $\beta_1$ | $\beta_2$ | n |
+# | problem | learning rate | $\beta_1$ | $\beta_2$ | n of `adashift` |
 # |---|---|---|---|---|
 # | stochastic, without momentum | 0.001 | 0 | 0.999 | 1 |
 # | stochastic, with momentum | 0.001 | 0.9 | 0.999 | 10 |
 # | sequential | $1/\sqrt t$ | 0.9 | 0.99 | 10 |
 #
-# The hopping window takes twice the n of the table, and the ema window takes n = 1. The stochastic
-# problem is run with eight seeds. The sequential problem has no randomness.
+# The stochastic problem is run with eight seeds. The sequential problem has no randomness.
 
 # %%
-SEEDS = 8
-STEPS = budget(10_000_000, 50_000)
-keys = jax.random.split(jax.random.key(0), SEEDS)
+STEPS = budget(3_000_000, 20_000)
 
 
-def many_seeds(b1, n, names):
+def walk(tx):
+    """x of the stochastic problem, [seeds, 100]."""
     every = STEPS // 100
-
-    def run(name):
-        tx = optimizer(name, 1e-3, b1, 0.999, n)
-        return jax.jit(jax.vmap(lambda key: trajectory(stochastic(), tx, STEPS, key, every)))(keys)
-
-    return {name: np.asarray(run(name)) for name in names}
+    run = jax.vmap(lambda key: trajectory(stochastic(), tx, STEPS, key, every))
+    return np.asarray(jax.jit(run)(keys))
 
 
-plain = many_seeds(0.0, 1, NAMES)
-momentum = many_seeds(0.9, 10, [*NAMES, HOPPING, EMA])
-
-CYCLE = 101
-in_order = {}
-for name in momentum:
-    tx = optimizer(name, decaying, 0.9, 0.99, 10)
-    cycles = CYCLE * (STEPS // CYCLE)
-    in_order[name] = np.asarray(trajectory(sequential(), tx, cycles, keys[0], every=CYCLE))
+walks = {
+    r"stochastic, $\beta_1 = 0$": {
+        k: walk(tx) for k, tx in optimizers(1e-3, 0.0, 0.999, 1).items()
+    },
+    r"stochastic, $\beta_1 = 0.9$": {
+        k: walk(tx) for k, tx in optimizers(1e-3, 0.9, 0.999, 10).items()
+    },
+}
+steps = STEPS // CYCLE * CYCLE
+walks["sequential"] = {
+    name: np.asarray(trajectory(sequential(), tx, steps, keys[0], every=CYCLE))[None]
+    for name, tx in optimizers(lambda count: 1 / jnp.sqrt(1 + count), 0.9, 0.99, 10).items()
+}
 
 # %%
-# Figure: x should fall. Adam rises on all three problems, and every other optimizer ends low. On
-# the sequential problem ADOPT rises first, while its clip still cuts the large gradient. Lines are
-# medians over eight seeds, and bands reach from quartile to quartile.
-# Alt: Three panels of x over ten million steps, for the stochastic problem without and with
-# momentum and for the sequential problem. Adam climbs to about 29, 29 and 1; the other optimizers
-# fall.
-STYLES = {HOPPING: "--", EMA: ":"}
-fig, ((*axes,), (below, legend)) = plt.subplots(2, 2, figsize=(8.5, 6.4))
-axes.append(below)
-t = np.arange(1, 101) * STEPS / 100 / 1e6
-for name in plain:
-    band(axes[0], t, plain[name], name, lw=3.5 if name == "ADOPT" else 1.8)
-for name in momentum:
-    style = {"lw": 3.5 if name == "ADOPT" else 1.8, "ls": STYLES.get(name, "-")}
-    band(axes[1], t, momentum[name], name, **style)
-    x = in_order[name]
-    i = np.unique(np.geomspace(1, len(x), 300).astype(int)) - 1
-    axes[2].semilogx((i + 1) * CYCLE, x[i], color=color(name), label=name, **style)
-axes[0].set(title=r"stochastic, $\beta_1 = 0$, $n = 1$", xlabel="steps (millions)", ylabel="x")
-axes[1].set(title=r"stochastic, $\beta_1 = 0.9$, $n = 10$", xlabel="steps (millions)", ylabel="x")
-axes[2].set(title="sequential", xlabel="steps", ylabel="x", ylim=(-1.05, 1.05))
-for ax in axes[:2]:
+# Figure: x should fall. Adam and `adashift_factored` rise in all three panels, and the others fall.
+# In the sequential problem ADOPT rises first, while its clip still cuts the large gradient. Lines
+# are medians over eight seeds, and bands reach from quartile to quartile.
+# Alt: Three panels of x over three million steps, for the stochastic problem without and with
+# momentum and for the sequential problem. Adam and adashift_factored climb, and AMSGrad, ADOPT and
+# AdaShift fall.
+fig, axes = plt.subplots(1, 3, figsize=(10, 4.2))
+for ax, (title, found) in zip(axes, walks.items(), strict=True):
+    for name, x in found.items():
+        i = np.unique(np.geomspace(1, x.shape[1], 300).astype(int)) - 1
+        style = {"lw": 3.5 if name in ("Adam", "ADOPT") else 1.8}
+        style["ls"] = ":" if name == "adashift_factored" else "-"
+        band(ax, (i + 1) * (steps / x.shape[1] / 1e6), x[:, i], name, **style)
     ax.axhline(0, color="gray", lw=0.8)
-fig.suptitle("x should fall: only Adam ends too high")
-legend.axis("off")
-legend.legend(*axes[1].get_legend_handles_labels(), loc="center")
+    ax.set(title=title, xlabel="steps (millions)")
+axes[2].set_xscale("log")
+axes[0].set_ylabel("x (should fall)")
+fig.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=5)
 plt.show()
 
 # %%
-rows = [
-    [
-        name,
-        f"{np.median(plain[name][:, -1]):.1f}" if name in plain else "-",
-        f"{np.median(momentum[name][:, -1]):.1f}",
-        f"{in_order[name][-1]:.4f}",
-    ]
-    for name in momentum
-]
+ends = {
+    name: [np.median(found[name][:, -1]) for found in walks.values()]
+    for name in walks["sequential"]
+}
+rows = [[name, f"{a:+.1f}", f"{b:+.1f}", f"{c:+.4f}"] for name, (a, b, c) in ends.items()]
 table(["x at the end", "stochastic, b1=0", "stochastic, b1=0.9", "sequential"], rows)
 
 # %% [markdown]
-# AMSGrad falls slowest on the stochastic problem. ADOPT clips scaled gradients at $t^{1/4}$. This
-# clip cuts the large gradients at first and fades as t grows. Without momentum and after the clip
-# has faded, ADOPT and AdaShift are nearly the same.
+# ## Why? The net update factor of a gradient
 #
-# ## How heavy must the large gradient be before x falls?
+# A gradient enters the momentum, and through the momentum it contributes to every later update. Add
+# up all these contributions and divide the sum by the gradient. The quotient is the gradient's *net
+# update factor* k. For Adam it is
 #
-# Let the *weight* of the large gradient be its size divided by the sum of all the small ones of a
-# cycle. With weight 1 a cycle adds up to zero. An optimizer that follows the sum lets x rise below
-# weight 1 and lets x fall above. We call the weight at which x really begins to fall the
-# optimizer's *turning weight*:
+# $$k(g_t) = \sum_{i \ge t} \frac{\alpha_i}{\sqrt{v_i}} (1 - \beta_1) \beta_1^{i-t}.$$
 #
-# - a turning weight above 1 means that the large gradient counts too little;
-# - a turning weight below 1 means that the large gradient counts too much;
-# - a turning weight of 1 is right.
+# In SGD every gradient has the same k. If k is small for large gradients, x follows a sum of the
+# gradients with wrong weights. `analysis.net_update_factors` measures k for any Optax optimizer. It
+# reverses the sign of one recorded gradient, which leaves every $v$ as it is, and compares where
+# the parameter ends.
 #
-# To measure this, we keep the learning rate constant, remove the bounds of x, and look at how far x
-# falls in the second half of each run. On the stochastic problem we vary the mean gradient d
-# instead of the weight, and x should begin to fall at $d = 0$.
+# First the sequential problem, in units of its small gradients: $101, -1, \ldots, -1$, with
+# $\beta_1 = 0.9$, $\beta_2 = 0.99$ and n = 10.
 
 # %%
-d = jnp.linspace(-0.1, 0.1, 9)
-weight = jnp.linspace(0.6, 1.4, 17)
-wide = jnp.geomspace(0.2, 5.0, budget(41, 9))
-LENGTHS = [1, 10, 30, 50, 70, 80, 90, 101] if not QUICK else [1, 10, 101]
-drift_steps = budget(1_000_000, 20_000)
-order_cycles = budget(1_000, 200)
+one_cycle = jnp.full(CYCLE, -1.0).at[0].set(101.0)
+CYCLES = budget(30, 12)
 
 
-def drift(name, rare, d, b2, steps, key):
-    """Descent per step on the stochastic problem, in learning rates."""
-    tx = optimizer(name, 1.0, 0.0, b2, 1)
-    x = trajectory(stochastic(rare, d), tx, steps, key, steps // 2)
-    return (x[0] - x[1]) / (steps // 2)
+def cycle_factors(tx):
+    """k over a mean cycle, without the start and the cut end."""
+    k = net_update_factors(tx, jnp.tile(one_cycle, CYCLES))
+    return np.asarray(k).reshape(-1, CYCLE)[8:-2].mean(0)
 
 
-def cycle_drift(tx, weight):
-    """Descent per cycle on the sequential problem with C1 = 1000 * weight, without bounds."""
-
-    def loss(x, t, key):
-        return jnp.where(t % CYCLE == 1, 1000 * weight, -10.0) * x
-
-    problem = sequential()._replace(loss=loss, low=-jnp.inf, high=jnp.inf)
-    half = order_cycles // 2
-    x = trajectory(problem, tx, 2 * half * CYCLE, keys[0], half * CYCLE)
-    return (x[0] - x[1]) / half
-
-
-def turning_weight(tx):
-    """The weight of the large gradient from which on x falls, between 0.2 and 5."""
-    down = jax.vmap(lambda w: cycle_drift(tx, w))(wide)
-    i = jnp.clip(jnp.argmax(down > 0), 1, len(wide) - 1)
-    part = jnp.clip(down[i - 1] / (down[i - 1] - down[i]), 0, 1)
-    crossing = wide[i - 1] + part * (wide[i] - wide[i - 1])
-    return jnp.where(jnp.any(down > 0), crossing, wide[-1])
-
-
-by_d, by_weight = {}, {}
-for name in NAMES:
-
-    def one(d, key, name=name):
-        return drift(name, 101.0, d, 0.999, drift_steps, key)
-
-    by_d[name] = np.asarray(jax.jit(jax.vmap(jax.vmap(one, (0, None)), (None, 0)))(d, keys))
-    tx = optimizer(name, 1.0, 0.9, 0.99, 10)
-    by_weight[name] = np.asarray(jax.jit(jax.vmap(lambda w, tx=tx: cycle_drift(tx, w)))(weight))
-
-by_n = {}
-for window in ("sliding", "hopping"):
-    txs = [adashift(1.0, n=n, b2=0.99, window=window) for n in LENGTHS]
-    by_n[window] = np.array([jax.jit(turning_weight, static_argnums=0)(tx) for tx in txs])
+in_cycle = {name: cycle_factors(tx) for name, tx in optimizers(1.0, 0.9, 0.99, 10).items()}
+limit = sequential_net_update_factors(101.0, CYCLE, 0.9, 0.99)
+ratio = {name: k[0] / k[1:].mean() for name, k in in_cycle.items()}
+rows = [
+    [name, f"{ratio[name]:.3f}", f"{-(k * np.asarray(one_cycle)).sum():+.4f}"]
+    for name, k in in_cycle.items()
+]
+table(["", "k(large) / mean k(small)", "change of x in a cycle"], rows)
 
 # %%
-# Figure: A curve should cross the horizontal line where the dotted line does. Upper left: with
-# independent gradients all but Adam do. Upper right: in a fixed order AMSGrad does, Adam turns too
-# late, and the others turn too early. Lower left: AdaShift's turning weight grows with n.
-# Alt: Three panels. Upper left: descent per step over the mean gradient d for five optimizers, of
-# which only Adam crosses zero right of d = 0. Upper right: descent per cycle over the weight of the
-# large gradient. Lower left: the turning weight of AdaShift with the sliding and the hopping window
-# over n, which rises from 0.8 at n = 1 to 1.25 at n = 101.
-fig, ((*axes,), (below, legend)) = plt.subplots(2, 2, figsize=(8.5, 6.8))
-axes.append(below)
-for name in NAMES:
-    lw = 3.5 if name == "ADOPT" else 1.8
-    band(axes[0], d, by_d[name], name, lw=lw)
-    axes[1].plot(weight, by_weight[name], color=color(name), lw=lw)
-for ax, right in zip(axes[:2], (0, 1), strict=True):
-    ax.axvline(right, color="gray", ls=":")
-    ax.axhline(0, color="gray", lw=0.8)
-axes[0].set(title="stochastic", xlabel="mean gradient d", ylabel="descent / step / learning rate")
-axes[1].set(title="sequential", xlabel="weight of the large gradient")
-axes[1].set(ylabel="descent / cycle / learning rate")
-for window, style in {"sliding": "o-", "hopping": "s--"}.items():
-    name = f"AdaShift ({window})"
-    axes[2].plot(LENGTHS, by_n[window], style, color=color(name), label=name)
-axes[2].axhline(1, color="gray", ls=":")
-axes[2].set(title="sequential", xlabel="delay n (steps)", ylabel="turning weight (1 is right)")
-axes[2].legend(loc="upper left")
-legend.axis("off")
-legend.legend(*axes[0].get_legend_handles_labels(), loc="center", title="the panels above")
+# Figure: k over one cycle, divided by the mean k of the small gradients. The k of the large
+# gradient (the diamond, and the number in the title) should be 1. It is too small in Adam, ADOPT
+# and `adashift_factored`, and too large in AdaShift. Only AMSGrad's is 1.
+# Alt: Five panels, one for each optimizer, with a curve for the small gradients, a line at 1 and a
+# diamond at step 1 for the large gradient; the last place holds the legend.
+fig, axes = plt.subplots(2, 3, figsize=(10, 5.4), sharex=True, sharey=True)
+i = np.arange(1, CYCLE + 1)
+for ax, (name, k) in zip(axes.flat, in_cycle.items(), strict=False):
+    small = k[1:].mean()
+    ax.axhline(1, color="gray", ls=":", label="mean of the small gradients")
+    ax.plot(i[1:], k[1:] / small, color=color(name), label="small gradients")
+    ax.plot(1, ratio[name], "D", ms=9, mec="white", color=color(name), label="the large gradient")
+    ax.set(title=f"{name}: {ratio[name]:.2f}", ylim=(0, 1.6))
+closed = limit / limit[1:].mean()
+axes[0, 0].plot(i[1::8], closed[1::8], "o", ms=4, color=color("Adam"), label="closed form")
+for ax in axes[:, 0]:
+    ax.set_ylabel("k / mean k of the small")
+for ax in (*axes[1, :2], axes[0, 2]):
+    ax.set_xlabel("step of the cycle")
+    ax.tick_params(labelbottom=True)
+axes[1, 2].axis("off")
+axes[1, 2].legend(*axes[0, 0].get_legend_handles_labels(), loc="center")
 plt.show()
 
 # %% [markdown]
-# In the sequential problem the order of the gradients repeats. So $v$ is smallest just before each
-# large gradient arrives. AdaShift, ADOPT and ACProp divide the large gradient by this smallest $v$,
-# and therefore it counts too much. In the published problem this error happens to help, because x
-# should fall there. If n comes near the 101 steps of a cycle, the delayed $v$ contains the previous
-# large gradient just when the next one arrives. Then AdaShift makes the same error as Adam.
+# In Adam the large gradient is divided by the $v$ that it has just raised, so its k is only 0.81 of
+# the others, and x rises. `adashift_factored` makes the same error, and momentum softens it less:
+# the momentum stands behind the scale, so a gradient is divided by its own $v$ alone, not also by
+# the smaller ones that follow. In AdaShift no gradient meets its own square. But in this cycle $v$
+# is smallest just before it jumps, which is when the large gradient comes. So its k is too large. x
+# falls, as it should, but not because all k are equal. AMSGrad gives all gradients the same k.
+# ADOPT clips scaled gradients at $t^{1/4}$, and in these first cycles this clip still cuts the
+# large gradient.
 #
-# ## Which decays turn at the right weight?
+# ## Do independent gradients have the same k? Theorem 5
 #
-# The same turning weight for each optimizer and a grid of $\beta_1$ and $\beta_2$ ($n = 10$ for
-# the sliding window). The published problem has weight 1.01, and an optimizer passes it if its
-# turning weight is below 1.01. The mirrored problem has weight 0.99, and an optimizer passes it if
-# its turning weight is above 0.99.
+# The paper's Theorem 5 says: if $v_t$ is independent of $g_t$, then the expected k is the same for
+# every gradient. Its proof needs $\beta_1 = 0$ and gradients that are drawn independently from a
+# finite set. We draw from $\{16, -8, 4, -2, 1\}$ with equal probabilities, set $\beta_2 = 0.9$,
+# measure every k and average over each of the five gradients. We repeat this with momentum, which
+# the proof does not cover. In `adashift_factored` $v_t$ contains $g_t^2$, so the theorem does not
+# hold for it.
 
 # %%
-B1 = [0.0, 0.5, 0.9, 0.99]
-B2 = [0.5, 0.9, 0.99, 0.999, 0.9999]
+SLOPES = jnp.array([16.0, -8.0, 4.0, -2.0, 1.0])
+T = budget(800, 300)
+START = 200  # steps until v and the clip of ADOPT have settled
+SEQUENCES = budget(24, 8)
 
 
-def turning_weights(name):
-    def one(b1, b2):
-        return turning_weight(optimizer(name, 1.0, b1, b2, 10))
+def mean_per_slope(tx):
+    """The mean k of each gradient over the mean of these, [sequences, slopes]."""
 
-    over_b2 = jax.vmap(one, (None, 0))
-    return np.asarray(jax.jit(jax.vmap(over_b2, (0, None)))(jnp.array(B1), jnp.array(B2)))
+    def one(key):
+        which = jax.random.randint(key, (T,), 0, len(SLOPES))
+        k = net_update_factors(tx, SLOPES[which])[START : T - 50]
+        drawn = which[START : T - 50, None] == jnp.arange(len(SLOPES))
+        return (drawn * k[:, None]).sum(0) / drawn.sum(0)
+
+    k = jax.lax.map(one, jax.random.split(jax.random.key(1), SEQUENCES))
+    return np.asarray(1 + (k - k.mean(1, keepdims=True)) / k.mean())
 
 
-by_decay = {name: turning_weights(name) for name in [*NAMES, EMA]}
+theorem = {name: mean_per_slope(tx) for name, tx in optimizers(1.0, 0.0, 0.9, 1).items()}
+with_momentum = {name: mean_per_slope(tx) for name, tx in optimizers(1.0, 0.9, 0.9, 10).items()}
+rows = [
+    [name, *(f"{of[name].mean(0)[i]:.3f}" for of in (theorem, with_momentum) for i in (4, 0))]
+    for name in theorem
+]
+table(["k / mean k, gradient of", "1 (b1=0)", "16 (b1=0)", "1 (b1=0.9)", "16 (b1=0.9)"], rows)
 
 # %%
-# Figure: A turning weight of 1 is right. Above, the large gradient counts too little, and the
-# published problem is failed; below, it counts too much, and the mirrored problem is failed. Filled
-# markers pass both problems. Only AMSGrad's are all filled.
-# Alt: Four panels, for b1 = 0, 0.5, 0.9 and 0.99: the turning weight on a logarithmic scale from
-# 1/5 to 5 over five values of b2, with one curve for each of six optimizers. AMSGrad's lies at 1.
-# Adam's lies above 1, those of ACProp and AdaShift lie below, and all come to 1 as b2 grows.
-MARKERS = dict(zip(by_decay, "oDsPv^", strict=True))
-fig, axes = plt.subplots(2, 2, figsize=(8.5, 7.4), sharex=True, sharey=True)
-for place, name in enumerate(by_decay):
-    for ax, values in zip(axes.flat, by_decay[name], strict=True):
-        x = np.arange(len(B2)) + 0.07 * (place - 2.5)
-        style = {"color": color(name), "ls": STYLES.get(name, "-"), "lw": 1.2, "ms": 6}
-        ax.plot(x, values, marker=MARKERS[name], mfc="white", label=name, **style)
-        passed = (values > 0.99) & (values < 1.01)
-        ax.plot(x[passed], values[passed], MARKERS[name], color=color(name), ms=6)
-for ax, b1 in zip(axes.flat, B1, strict=True):
+# Figure: The mean k of each gradient, divided by the mean over all. Adam and `adashift_factored`
+# give the largest gradient less than the others. Bars are two standard errors over the sequences.
+# Points are set apart a little.
+# Alt: Two panels, without and with momentum: the relative mean k of five gradients from 1 to 16 for
+# five optimizers. Those of Adam and adashift_factored fall with the size of the gradient, and the
+# others lie at 1.
+fig, axes = plt.subplots(1, 2, figsize=(10, 4.2), sharey=True)
+for ax, measured in zip(axes, (theorem, with_momentum), strict=True):
+    for place, (name, k) in enumerate(measured.items()):
+        x = np.abs(SLOPES) * 2 ** (0.09 * (place - 2))
+        error = 2 * k.std(0) / SEQUENCES**0.5
+        style = {"ms": 6, "capsize": 2, "color": color(name), "fmt": "osDv^"[place]}
+        ax.errorbar(x, k.mean(0), error, label=name, **style)
+    ax.axhline(1, color="gray", ls=":")
+    ax.set_xscale("log", base=2)
+    ax.set_xticks(np.abs(SLOPES), [f"{abs(s):g}" for s in SLOPES])
+    ax.set(xlabel="size of the gradient")
+axes[0].set(ylabel="mean k / mean over all", title=r"$\beta_1 = 0$, $n = 1$ (Theorem 5)")
+axes[1].set(title=r"$\beta_1 = 0.9$, $n = 10$ (not in the proof)")
+fig.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=5)
+plt.show()
+
+# %% [markdown]
+# AMSGrad, ADOPT and AdaShift give all gradients the same mean k, to 1 %, without momentum as
+# Theorem 5 says and with momentum by measurement. Adam gives the largest gradient 0.865 of the mean
+# without momentum and 0.925 with it. `adashift_factored` gives it 0.865 in both cases.
+#
+# ## When does AdaShift fail?
+#
+# If gradients come in a fixed order, the delay does not make them independent. Let the *weight* of
+# the large gradient be its size divided by the sum of all the small ones of a cycle. An optimizer
+# that follows the sum lets x fall if the weight is above 1 and lets x rise if it is below 1. We
+# call the weight at which x really begins to fall the optimizer's *turning weight*. Above 1 the
+# large gradient counts too little, and below 1 it counts too much. The published problem has weight
+# 1.01. The *mirrored* problem has weight 0.99, and x should rise there. To measure the turning
+# weight we keep the learning rate constant and remove the bounds of x.
+
+# %%
+WEIGHTS = jnp.geomspace(0.2, 5.0, budget(61, 9), dtype=jnp.float32)
+B2 = np.asarray([0.5, 0.9, 0.99, 0.999, 0.9999], np.float32)
+HALF = CYCLE * budget(400, 60)
+
+
+def turning_weight(name, b1, b2):
+    """The weight of the large gradient from which on x falls, between 0.2 and 5."""
+    tx = optimizers(1.0, b1, b2, 10)[name]
+
+    def descent(weight):
+        def loss(x, t, key):
+            return jnp.where(t % CYCLE == 1, 1000 * weight, -10.0) * x
+
+        problem = sequential()._replace(loss=loss, low=-jnp.inf, high=jnp.inf)
+        x = trajectory(problem, tx, 2 * HALF, keys[0], HALF)
+        return x[0] - x[1]
+
+    down = jax.vmap(descent)(WEIGHTS)
+    i = jnp.clip(jnp.argmax(down > 0), 1, len(WEIGHTS) - 1)
+    part = jnp.clip(down[i - 1] / (down[i - 1] - down[i]), 0, 1)
+    crossing = WEIGHTS[i - 1] + part * (WEIGHTS[i] - WEIGHTS[i - 1])
+    return jnp.where(jnp.any(down > 0), crossing, WEIGHTS[-1])
+
+
+turning = {
+    b1: {
+        name: np.asarray(jax.jit(jax.vmap(lambda b2, k=name, b1=b1: turning_weight(k, b1, b2)))(B2))
+        for name in ends
+    }
+    for b1 in (0.0, 0.9)
+}
+rows = [
+    [f"{name}, b1={b1:g}", *(f"{weight:.2f}" for weight in of)]
+    for b1, found in turning.items()
+    for name, of in found.items()
+]
+table(["turning weight", *(f"b2={b2:g}" for b2 in B2)], rows)
+
+# %%
+# Figure: A turning weight of 1 is right. In the upper grey region the large gradient counts too
+# little, and the published problem is failed. In the lower white region it counts too much, and the
+# mirrored problem is failed. Only AMSGrad passes both everywhere.
+# Alt: Two panels, for b1 = 0 and b1 = 0.9: the turning weight on a logarithmic scale from 0.2 to 5
+# over five values of b2, with one curve for each of five optimizers. AMSGrad's lies at 1. Those of
+# Adam and adashift_factored lie above 1, that of AdaShift below, and all come to 1 as b2 grows.
+fig, axes = plt.subplots(1, 2, figsize=(9.5, 4.6), sharey=True)
+for ax, (b1, found) in zip(axes, turning.items(), strict=True):
+    for place, (name, weights) in enumerate(found.items()):
+        x = np.arange(len(B2)) + 0.06 * (place - 2)
+        ax.plot(x, weights, "osDv^"[place] + "-", color=color(name), ms=6, lw=1.2, label=name)
     ax.axhspan(1.01, 6, color="gray", alpha=0.12, lw=0)
     ax.axhline(1, color="gray", lw=0.8)
-    ax.set(title=rf"$\beta_1 = {b1:g}$", yscale="log", ylim=(0.18, 5.6))
+    ax.set(title=rf"$\beta_1 = {b1:g}$", yscale="log", ylim=(0.18, 5.6), xlabel=r"$\beta_2$")
     ax.set_xticks(range(len(B2)), [f"{b2:g}" for b2 in B2])
     ax.set_yticks([0.2, 0.5, 1, 2, 5], ["0.2\nor less", "0.5", "1", "2", "5\nor more"])
     ax.minorticks_off()
-    right = {"ha": "right", "va": "center", "fontsize": 9.5}
-    ax.text(4.3, 3.6, "counts too little:\nfails the published\nproblem", **right)
-    ax.text(4.3, 0.3, "counts too much:\nfails the mirrored\nproblem", **right)
-for ax in axes[1]:
-    ax.set_xlabel(r"$\beta_2$")
-for ax in axes[:, 0]:
-    ax.set_ylabel("turning weight")
-handles, labels = axes[0, 0].get_legend_handles_labels()
-handles.append(plt.Line2D([], [], color="gray", marker="o", ls="none"))
-labels.append("filled: passes both problems")
-fig.legend(handles, labels, loc="outside lower center", ncols=3)
-fig.suptitle("Sequential problem: how heavy must the large gradient be before x falls?")
+    ax.text(4.3, 3.4, "counts too little", ha="right", fontsize=10)
+    ax.text(4.3, 0.3, "counts too much", ha="right", fontsize=10)
+axes[0].set_ylabel("turning weight")
+fig.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=5)
 plt.show()
 
 # %% [markdown]
-# ## Who moves in the right direction with independent gradients?
-#
-# Now the stochastic problem again, without momentum, over $C$, $d$ and $\beta_2$. With a positive d
-# x should fall, and with a negative d it should rise. We count the seeds, out of eight, with which
-# x moves in the right direction in the second half of the run. Near $d = 0$ this is decided by
-# noise.
+# ANSWER
 
 # %%
-RARE = [10.0, 30.0, 101.0, 300.0, 1000.0]
-D = [-0.2, -0.1, -0.05, -0.02, 0.02, 0.05, 0.1, 0.2]
-iid_steps = budget(400_000, 10_000)
-
-
-def drifts(name, arguments, rows):
-    def one(row, d, key):
-        rare, b2 = arguments(row)
-        return drift(name, rare, d, b2, iid_steps, key)
-
-    over_seeds = jax.vmap(one, (None, None, 0))
-    over_d = jax.vmap(over_seeds, (None, 0, None))
-    return np.asarray(
-        jax.jit(jax.vmap(over_d, (0, None, None)))(jnp.array(rows), jnp.array(D), keys)
-    )
-
-
-def share_right(drifts):
-    return (np.sign(drifts) == np.sign(D)[:, None]).mean(-1)
-
-
-drift_by_rare = {name: drifts(name, lambda rare: (rare, 0.999), RARE) for name in NAMES}
-drift_by_b2 = {name: drifts(name, lambda b2: (101.0, b2), B2) for name in NAMES}
-by_rare = {name: share_right(drift_by_rare[name]) for name in NAMES}
-by_b2 = {name: share_right(drift_by_b2[name]) for name in NAMES}
-
-# %%
-# Figure: Blue means that x moves in the right direction with all eight seeds, red with none. Adam
-# and ADOPT have red fields in the right half of their maps, where a rare large gradient says that x
-# should fall.
-# Alt: Five rows of two maps, one row for each optimizer. Left: the share of seeds that move in the
-# right direction over d and C. Right: the same over d and b2. AMSGrad, ACProp and AdaShift are
-# blue except in pale columns near d = 0; Adam and ADOPT are red in parts of the right half.
-GRIDS = [(by_rare, "$C$", RARE, r"$\beta_2 = 0.999$"), (by_b2, r"$\beta_2$", B2, "$C = 101$")]
-fig, axes = plt.subplots(len(NAMES), 2, figsize=(8.5, 8.8), sharex=True)
-for column, (values, label, ticks, fixed) in zip(axes.T, GRIDS, strict=True):
-    for ax, name in zip(column, NAMES, strict=True):
-        share = {"cmap": "RdBu", "vmin": 0, "vmax": 1}
-        image = ax.imshow(values[name], origin="lower", aspect="auto", **share)
-        ax.set_xticks(range(len(D)), [f"{value:g}" for value in D])
-        ax.set_yticks(range(len(ticks)), [f"{v:g}" for v in ticks])
-        ax.set(ylabel=label, title=f"{name}, {fixed}")
-        ax.grid(False)
-    column[-1].set_xlabel("mean gradient d")
-below = {"location": "bottom", "aspect": 50, "label": "seeds that move in the right direction"}
-bar = fig.colorbar(image, ax=axes, pad=0.02, **below)
-bar.set_ticks([0, 0.5, 1], labels=["0 of 8: wrong", "4 of 8", "8 of 8: right"])
-plt.show()
-
-# %%
-rows = [
-    [
-        name,
-        f"{np.mean(by_decay[name] < 1.01):.0%}",
-        f"{np.mean(by_decay[name] > 0.99):.0%}",
-        f"{np.mean(by_rare[name]):.0%}" if name in by_rare else "-",
-        f"{np.mean(by_b2[name]):.0%}" if name in by_b2 else "-",
-    ]
-    for name in by_decay
-]
-print("share of the settings above with which x moves in the right direction:")
-table(["optimizer", "published", "mirrored", "stochastic, C and d", "stochastic, b2 and d"], rows)
-
-# %% [markdown]
-# The columns "published" and "mirrored" are about the sequential problem and the grid of
-# $\beta_1$ and $\beta_2$. With a small $\beta_2$ or a large $C$ ADOPT's clip still cuts the rare
-# gradients after all these steps. ACProp without momentum and with $\beta_2 = 0.9$ makes steps of
-# thousands of learning rates.
-#
-# ## The answer
-#
-# On both published problems Adam ends on the wrong side after ten million steps, and AdaShift (all
-# windows), AMSGrad, ADOPT and ACProp end on the right side. With independent gradients AdaShift and
-# AMSGrad follow the sign of the mean gradient for all $C$ and $\beta_2$ that we tried, as far as
-# the noise near d = 0 lets us see, while Adam and ADOPT do not. If the gradients come in a fixed
-# order, AdaShift counts the large gradient too much and fails the mirrored problem with most
-# decays, Adam fails the published problem with most decays and passes the mirrored one with all,
-# and only AMSGrad passes both.
-
-# %%
-turning = {name: np.interp(0, by_weight[name], weight) for name in NAMES}
+WRONG, RIGHT = ("Adam", "adashift_factored"), ("AMSGrad", "AdaShift")
+assert all(ratio[name] < 0.9 for name in (*WRONG, "ADOPT"))
+assert abs(ratio["AMSGrad"] - 1) < 1e-6
+assert ratio["AdaShift"] > 1.1
+np.testing.assert_allclose(in_cycle["Adam"], limit, rtol=0.01)
 if not QUICK:
-    others = [name for name in momentum if name != "Adam"]
-    assert np.all(plain["Adam"][:, -1] > 10)
-    assert np.all(momentum["Adam"][:, -1] > 10)
-    assert in_order["Adam"][-1] > 0.99
-    for name in others:
-        assert np.median(momentum[name][:, -1]) < -5
-        assert in_order[name][-1] < -0.99
-        assert np.quantile(momentum[name][:, -1], 0.75) < 0
-        if name in plain:
-            assert np.quantile(plain[name][:, -1], 0.75) < 0
-            assert np.median(plain["AMSGrad"][:, -1]) >= np.median(plain[name][:, -1])
-    slopes = np.array(D)
-    for name in (SLIDING, "AMSGrad"):
-        for share in (by_rare[name], by_b2[name]):
-            assert np.all(share[:, np.abs(slopes) > 0.15] == 1)
-            assert np.all(share >= 0.5)
-    assert np.all(by_b2["ADOPT"][:2, slopes > 0] == 0)
-    assert np.all(by_rare["ADOPT"][-1, slopes > 0] == 0)
-    assert np.all(by_b2["Adam"][:3, slopes > 0] == 0)
-    assert np.abs(drift_by_b2["ACProp"][1]).max() > 1000
-    assert np.median(by_d["Adam"], 0)[4] < -0.002
-    for name in NAMES[1:]:
-        assert abs(np.median(by_d[name], 0)[4]) < 0.0015
-    published_wins = {name: np.mean(by_decay[name] < 1.01) for name in by_decay}
-    mirrored_wins = {name: np.mean(by_decay[name] > 0.99) for name in by_decay}
-    for name in (SLIDING, EMA):
-        assert published_wins[name] == 1 > 0.5 > published_wins["Adam"]
-        assert mirrored_wins["Adam"] == 1 > 0.5 > mirrored_wins[name]
-    for name in by_decay:
-        assert (published_wins[name] == mirrored_wins[name] == 1) == (name == "AMSGrad")
-    assert np.abs(by_n["sliding"] / by_n["hopping"] - 1).max() < 0.1
-    assert by_n["sliding"][1] < 0.9
-    assert by_n["sliding"][-1] > 1.1
-assert turning["Adam"] > 1.1
-assert turning[SLIDING] < 0.9
-assert abs(turning["AMSGrad"] - 1) < 0.01
+    for found in walks.values():
+        for name, x in found.items():
+            assert np.all(np.quantile(x[:, -1], [0.25, 0.75]) > 0) == (name in WRONG)
+            assert np.all(np.quantile(x[:, -1], [0.25, 0.75]) < 0) == (name not in WRONG)
+    for measured in (theorem, with_momentum):
+        for name in measured:
+            k = measured[name].mean(0)
+            assert k[0] < 0.94 if name in WRONG else np.all(np.abs(k - 1) < 0.015)
+    assert abs(with_momentum["adashift_factored"] - theorem["adashift_factored"]).max() < 0.01
+    for found in turning.values():
+        assert all(np.all(found[name] > 0.99) for name in WRONG)
+        assert np.all(np.abs(found["AMSGrad"] - 1) < 0.01)
+        assert np.all(found["AdaShift"] < 1.01)
+        assert found["AdaShift"].min() < 0.8

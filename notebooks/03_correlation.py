@@ -1,21 +1,22 @@
 # %% [markdown]
 # # Is v correlated with the gradient in a real network?
 #
-# **Is Adam's second moment $v_t$ correlated with the square of the gradient that it scales, and
-# does a delay remove this correlation?** AdaShift assumes that both answers are yes. This notebook
-# is for you if you want to check these premises, or if you choose the delay n. At its end you know
-# both correlations for every layer of a small network.
+# The argument of the AdaShift paper is that Adam divides a gradient by a v that depends on this
+# gradient. **How strong is this dependence in a network that you would train, and does a delay
+# remove it?** This notebook is for you if you want to check that premise, or if you choose the
+# delay n of `adashift`. At its end you know the correlation of $g_t^2$ with the $v_t$ that scales
+# it, for each layer of a small network, for Adam, `adashift` and `adashift_factored`.
 #
 # Adam's $v_t$ contains $g_t^2$, so the two are correlated. For independent gradients the
 # correlation is $\sqrt{1 - \beta_2^2}$ with $\beta_2$ = `b2`: 0.436 for b2 = 0.9 and 0.045 for b2 =
-# 0.999. AdaShift's $v_t$ contains only gradients that are at least n steps old. It is uncorrelated
-# with $g_t^2$ if gradients n steps apart are nearly independent.
+# 0.999. The $v_t$ of `adashift` contains only gradients that are at least n steps old, so it is
+# uncorrelated with $g_t^2$ if gradients n steps apart are nearly independent. In
+# `adashift_factored` the rows and columns are a step old, but each element's own square of today
+# joins its $v_t$ with a weight $a_t$.
 #
 # The authors compared Adam at b2 = 0.9 with AdaShift at b2 = 0.999. Such a comparison mixes the
-# effect of the delay with the effect of b2. We compare at equal b2, and show the authors'
-# comparison beside ours.
-
-# %% [markdown]
+# effect of the delay with the effect of b2. We compare at equal b2.
+#
 # ## What is recorded?
 #
 # A Flax network with three layers learns scikit-learn's handwritten digits with Adam. We record the
@@ -33,12 +34,12 @@ from common import QUICK, band, budget, color, table
 from flax import nnx
 from sklearn.datasets import load_digits
 
-from adashift_optax import adashift
+from adashift_optax import adashift, adashift_factored
 from adashift_optax.analysis import correlation, lagged_correlation, second_moments
 
 SEEDS = budget(5, 2)
-WARM_UP = budget(200, 150)
-RECORDED = budget(400, 150)
+WARM_UP = budget(200, 100)
+RECORDED = budget(400, 100)
 B2 = (0.9, 0.99, 0.999)
 LAYERS = ("first", "second", "last")
 
@@ -57,10 +58,6 @@ class Net(nnx.Module):
 
 
 GRAPH = nnx.graphdef(Net(nnx.Rngs(0)))
-STARTS = jax.tree.map(
-    lambda *leaves: jnp.stack(leaves),
-    *[nnx.to_pure_dict(nnx.state(Net(nnx.Rngs(seed)))) for seed in range(SEEDS)],
-)
 
 
 def epochs(seed, batch):
@@ -79,9 +76,10 @@ def loss_fn(params, x, y):
 
 @jax.jit
 @jax.vmap
-def recorded(rows, params):
+def recorded(rows, key):
     """Train with Adam: the losses and the gradients of the kernels, [steps, ...]."""
     tx = optax.adam(1e-3)
+    params = nnx.to_pure_dict(nnx.state(Net(nnx.Rngs(key)), nnx.Param))
 
     def step(carry, rows):
         params, state = carry
@@ -99,16 +97,12 @@ def layer_mean(values, grads):
     return jnp.sum(jnp.where(live, values, 0), (-2, -1)) / jnp.sum(live)
 
 
+keys = jax.random.split(jax.random.key(0), SEEDS)
 batches = {batch: np.stack([epochs(s, batch) for s in range(SEEDS)]) for batch in (32, 512)}
-runs = {batch: recorded(rows, STARTS) for batch, rows in batches.items()}
-moments = slice(WARM_UP - 20, WARM_UP), slice(-20, None)
-table(
-    ["training loss", f"step {WARM_UP}", f"step {WARM_UP + RECORDED}"],
-    [
-        [f"batch {batch}", *(f"{losses[:, steps].mean():.3f}" for steps in moments)]
-        for batch, (losses, _) in runs.items()
-    ],
-)
+runs = {batch: recorded(rows, keys) for batch, rows in batches.items()}
+for batch, (losses, _) in runs.items():
+    first, last = losses[:, WARM_UP - 20 : WARM_UP].mean(), losses[:, -20:].mean()
+    print(f"batch {batch}: training loss {first:.3f} after the warm-up, {last:.3f} at the end")
 
 # %% [markdown]
 # ## How fast do gradients become independent?
@@ -133,17 +127,18 @@ def forgetting(grads):
 forget = {batch: np.asarray(forgetting(grads)) for batch, (_, grads) in runs.items()}
 
 # %%
-# Figure: With batches of 32 (solid) gradients are nearly uncorrelated from lag 1 on, and so are
-# their squares. With batches of 512 (dashed) gradients one step apart are correlated by about
-# -0.12, and squares by about 0.06 at all lags. Bands reach from quartile to quartile over the
+# Figure: With batches of 32 (solid) correlations of gradients stay below 0.1, and those of their
+# squares below 0.04. With batches of 512 (dashed) gradients one step apart are correlated by about
+# -0.12, and squares by 0.03 to 0.08 at all lags. Bands reach from quartile to quartile over the
 # seeds.
 # Alt: Two panels over the lag from 1 to 40, with one curve for each of three layers and two batch
-# sizes. Left: correlation of gradients, between -0.13 and 0.07. Right: correlation of their
-# squares, near 0 for batches of 32 and between 0.04 and 0.08 for batches of 512.
+# sizes. Left: correlation of gradients, between -0.13 and 0.08. Right: correlation of their
+# squares, between 0 and 0.04 for batches of 32 and between 0.03 and 0.08 for batches of 512.
 fig, axes = plt.subplots(1, 2, sharey=True, figsize=(9, 4.4))
-titles = "$g_t$ with $g_{t-k}$", "$g_t^2$ with $g_{t-k}^2$"
 SHADES = dict(zip(LAYERS, ("#440154", "#21918c", "#b5a200"), strict=True))
-for power, (ax, title) in enumerate(zip(axes, titles, strict=True)):
+for power, (ax, title) in enumerate(
+    zip(axes, ("$g_t$ with $g_{t-k}$", "$g_t^2$ with $g_{t-k}^2$"), strict=True)
+):
     for i, (layer, shade) in enumerate(SHADES.items()):
         for batch, style in ((32, "-"), (512, "--")):
             label = f"{layer} layer, batch {batch}"
@@ -153,7 +148,6 @@ for power, (ax, title) in enumerate(zip(axes, titles, strict=True)):
     ax.set_xticks([1, 3, 10, 30], ["1", "3", "10", "30"])
     ax.minorticks_off()
 axes[0].set_ylabel("correlation over time")
-fig.suptitle("With batches of 32, gradients are nearly independent from one step to the next")
 fig.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
 plt.show()
 
@@ -164,19 +158,15 @@ plt.show()
 #
 # ## How strongly is $g_t^2$ correlated with $v_t$ at equal b2?
 #
-# The recorded gradients of batches of 32 go through Adam and through AdaShift with different n, so
-# that only $v$ differs. `phi="max"` has one $v$ for each *leaf*, which is one array of the
-# parameter tree, and `phi="none"` has one $v$ for each element. We correlate $g_t^2$ with the
-# bias-corrected $v_t$ that scales the update of step t. `phi="factored"` is left out, because its
-# state has no $v$, but the factors of one.
-#
-# **For n = 1 the state's `nu` is the $v$ of the next step.** For n > 1 the state after step t holds
-# the $v_t$ that scaled update t, as Adam's does. For n = 1 the update of step t is scaled with the
-# `nu` that step t - 1 left, and then $g_t^2$ joins `nu`. So for n = 1 we read `nu` from the state
-# before the update (see the docstring of `analysis.second_moments`).
+# The recorded gradients of batches of 32 go through each optimizer, so that only $v$ differs. We
+# correlate $g_t^2$ with the $v_t$ that scales the update of step t. For Adam and `adashift`,
+# `analysis.second_moments` reads it from the state, before bias correction. For n = 1 the state of
+# `adashift` holds the $v$ of the next step, so we read it before the update. For
+# `adashift_factored` we put $v_t$ together from the rows and columns that the state holds before
+# the update and from $g_t^2$, as the update itself does.
 #
 # We also put the same gradients into a random order. Then they are independent, so Adam should have
-# the correlation of the formula, and AdaShift should have 0.
+# the correlation of the formula, and `adashift` should have 0.
 
 # %%
 DELAYS = budget((1, 3, 10, 30), (1, 10))
@@ -186,140 +176,131 @@ shuffled = jax.tree.map(lambda g: g.at[:, WARM_UP:].set(g[:, WARM_UP + ORDER]), 
 both = jax.tree.map(lambda *g: jnp.stack(g), kernels, shuffled)
 
 
+def factored_v(state, grads, t, b2):
+    """v_t of `adashift_factored`, from the state before the update of step t."""
+    a = jnp.maximum(1 - b2, t**-0.8)
+
+    def one(g, rows, columns, mean):
+        return (1 - a) * rows * columns / jnp.where(mean > 0, mean, 1) + a * g**2
+
+    factors = (optax.tree.get(state, name) for name in ("rows", "columns", "means"))
+    return jax.tree.map(one, grads, *factors)
+
+
 def measured(make, n):
     """[b2, real or shuffled, seed, layer]: the mean correlation of g_t^2 with v_t."""
-    t = 1 + jnp.arange(WARM_UP, WARM_UP + RECORDED)[:, None, None]
 
     def one(b2, grads):
         tx = make(b2)
         params = jax.tree.map(lambda g: g[0], grads)
 
-        def step(before, grads):
+        def step(carry, grads):
+            before, t = carry
             after = tx.update(grads, before, params)[1]
-            # With n = 1 the state after the update holds the v of the next step.
-            return after, second_moments(before if n == 1 else after, params)
+            if n is None:
+                return (after, t + 1), factored_v(before, grads, t, b2)
+            v = second_moments(before if n == 1 else after, params)
+            return (after, t + 1), jax.tree.map(lambda v: v / (1 - b2 ** (t - n)), v)
 
-        v = jax.lax.scan(step, tx.init(params), grads)[1]
+        v = jax.lax.scan(step, (tx.init(params), 1.0), grads)[1]
         v, late = (jax.tree.map(lambda x: x[WARM_UP:], tree) for tree in (v, grads))
-        v = jax.tree.map(lambda v: v / (1 - b2 ** (t - n)), v)
         return jnp.array([layer_mean(correlation(late[k] ** 2, v[k]), late[k]) for k in LAYERS])
 
-    @jax.jit
-    def all_runs(grads):
-        over_runs = jax.vmap(jax.vmap(one, (None, 0)), (None, 0))
-        return jax.lax.map(lambda b2: over_runs(b2, grads), jnp.array(B2))
-
-    return np.asarray(all_runs(both))
+    over_runs = jax.vmap(jax.vmap(one, (None, 0)), (None, 0))
+    return np.asarray(
+        jax.jit(lambda grads: jax.lax.map(lambda b2: over_runs(b2, grads), jnp.array(B2)))(both)
+    )
 
 
 found = {("Adam", 0): measured(lambda b2: optax.adam(1e-3, b2=b2), 0)}
 for n in DELAYS:
-    found["AdaShift (max)", n] = measured(lambda b2, n=n: adashift(1e-2, n, b2=b2), n)
-    found["AdaShift (none)", n] = measured(lambda b2, n=n: adashift(1e-3, n, b2=b2, phi="none"), n)
+    for phi in ("max", "none"):
+        found[f"AdaShift ({phi})", n] = measured(
+            lambda b2, n=n, phi=phi: adashift(1e-3, b2=b2, n=n, phi=phi), n
+        )
+found["adashift_factored", None] = measured(lambda b2: adashift_factored(1e-3, b2=b2), None)
+
+means = {key: values.mean((2, 3)) for key, values in found.items()}  # [b2, real or shuffled]
+rows = []
+for (name, n), of in means.items():
+    label = f"{name}, n={n}" if n else name
+    rows.append([label, *(f"{of[i, j]:+.3f}" for i in range(len(B2)) for j in (0, 1))])
+columns = [f"{b2}{order}" for b2 in B2 for order in ("", " random")]
+table(["mean over the layers, b2 =", *columns], rows)
 
 # %%
 # Figure: At b2 = 0.9 Adam's correlation is 0.44, and a delay of one step removes nearly all of it.
-# At b2 = 0.999 Adam's is small too. Open markers are the same gradients in random order.
-# Alt: Three panels, for b2 = 0.9, 0.99 and 0.999: the correlation for Adam and for AdaShift with
-# max and none at n = 1, 3, 10 and 30, with one marker for each layer. Adam is near 0.44, 0.15 and
-# 0.08; AdaShift lies between -0.05 and 0.07. A dashed line shows the formula for Adam.
+# At b2 = 0.999 Adam's is small, too. Open markers are the same gradients in random order.
+# Alt: Three panels, for b2 = 0.9, 0.99 and 0.999: the correlation for Adam, for AdaShift with max
+# and none at n = 1, 3, 10 and 30, and for adashift_factored, with one marker for each layer. A
+# dashed line shows the formula for Adam.
+TICKS = {("Adam", 0): "Adam"} | {("", n): f"n = {n}" for n in DELAYS}
+TICKS["adashift_factored", None] = "factored"
+PLACES = {n: place for place, (_, n) in enumerate(TICKS)}
 OFFSETS = {"AdaShift (max)": -0.15, "AdaShift (none)": 0.15}
-TICKS = ["Adam", *(f"n = {n}" for n in DELAYS)]
-fig, axes = plt.subplots(1, len(B2), sharey=True, figsize=(9, 4.8))
+fig, axes = plt.subplots(1, len(B2), sharey=True, figsize=(9.5, 4.8))
 for i, (ax, b2) in enumerate(zip(axes, B2, strict=True)):
     for (name, n), values in found.items():
-        x = (DELAYS.index(n) + 1 if n else 0) + OFFSETS.get(name, 0)
+        x = PLACES[n] + OFFSETS.get(name, 0)
         for j, marker in enumerate("os^"):
             real, independent = np.median(values[i, :, :, j], axis=-1)
             style = {"color": color(name), "marker": marker, "linestyle": "none", "markersize": 5}
-            label = name if not j and n in (0, DELAYS[0]) else None
+            label = name if not j and n in (0, DELAYS[0], None) else None
             ax.plot(x, real, label=label, **style)
             ax.plot(x + 0.1, independent, fillstyle="none", alpha=0.6, **style)
-    closed = np.sqrt(1 - b2**2)
-    ax.plot([-0.5, 0.5], [closed] * 2, "--", color="gray", label="Adam, formula")
+    ax.plot([-0.5, 0.5], [np.sqrt(1 - b2**2)] * 2, "--", color="gray", label="Adam, formula")
     ax.axhline(0, color="gray", linewidth=0.8)
     ax.set(title=f"b2 = {b2}", xlim=(-0.6, len(TICKS) - 0.4))
-    ax.set_xticks(range(len(TICKS)), TICKS, rotation=60)
+    ax.set_xticks(range(len(TICKS)), TICKS.values(), rotation=60)
     ax.grid(axis="x", visible=False)
 axes[0].set_ylabel("correlation of $g_t^2$ with $v_t$")
 handles = dict(zip(*axes[0].get_legend_handles_labels()[::-1], strict=True))
+gray = {"color": "gray", "linestyle": "none"}
 for marker, layer in zip("os^", LAYERS, strict=True):
-    handles[f"{layer} layer"] = plt.Line2D([], [], color="gray", marker=marker, linestyle="none")
-handles["in random order"] = plt.Line2D(
-    [], [], color="gray", marker="o", linestyle="none", fillstyle="none", alpha=0.6
-)
-fig.suptitle("At b2 = 0.9 a delay of one step removes nearly all of Adam's correlation")
+    handles[f"{layer} layer"] = plt.Line2D([], [], marker=marker, **gray)
+handles["in random order"] = plt.Line2D([], [], marker="o", fillstyle="none", alpha=0.6, **gray)
 fig.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=4)
 plt.show()
 
 # %% [markdown]
 # At b2 = 0.99 and 0.999 Adam's correlation is somewhat above that of the same gradients in random
 # order. This part comes from the slow change of the gradients over time. With `phi="max"` a little
-# of it is left in AdaShift too. A delay longer than one step gains little here.
+# of it is left in AdaShift, too. A delay longer than one step gains little here.
 #
-# ## How much of the authors' contrast comes from the delay?
+# `adashift_factored` does not remove the correlation. It has 0.46 at b2 = 0.9, a little more than
+# Adam. At b2 = 0.999 it has 0.17, twice as much as Adam, and about as much as at b2 = 0.99. The
+# reason is $a_t = \max(1 - b_2, t^{-0.8})$, which lies between 0.014 and 0.006 in these steps: b2 =
+# 0.999 acts only from step 5,623 on.
 #
-# We take n = 10 and average over the layers. The left group is the authors' comparison, the other
-# two are ours.
-
-# %%
-# Figure: Left: the authors' comparison. Middle and right: the comparison at equal b2. Adam at b2 =
-# 0.999 is far lower than at 0.9, so most of the contrast on the left comes from b2.
-# Alt: Three groups of three bars, for Adam, AdaShift (max, n=10) and AdaShift (none, n=10). Adam at
-# 0.9 and AdaShift at 0.999: 0.44, 0.01, -0.01. Both at 0.9: 0.44, 0.05, 0.02. Both at 0.999: 0.08,
-# 0.01, -0.01.
-GROUPS = {"Adam 0.9,\nAdaShift 0.999": (0, 2), "both 0.9": (0, 0), "both 0.999": (2, 2)}
-N = 10
-SHOWN = {
-    "Adam": found["Adam", 0],
-    f"AdaShift (max, n={N})": found["AdaShift (max)", N],
-    f"AdaShift (none, n={N})": found["AdaShift (none)", N],
-}
-fig, ax = plt.subplots(figsize=(8, 3.8))
-for i, (name, values) in enumerate(SHOWN.items()):
-    chosen = [values[b2[bool(i)], 0].mean(-1) for b2 in GROUPS.values()]
-    low, middle, high = np.quantile(chosen, [0.25, 0.5, 0.75], axis=1)
-    x = np.arange(len(GROUPS)) + 0.25 * (i - 1)
-    ax.bar(x, middle, 0.22, color=color(name), label=name, yerr=(middle - low, high - middle))
-    for at, height in zip(x, middle, strict=True):
-        ax.text(at, max(height, 0) + 0.012, f"{height:.2f}", ha="center", fontsize=9)
-ax.set_xticks(range(len(GROUPS)), GROUPS)
-ax.set(xlabel="b2", ylabel="correlation of $g_t^2$ with $v_t$")
-ax.set_title("The contrast is large at b2 = 0.9 and small at b2 = 0.999")
-ax.axhline(0, color="gray", linewidth=0.8)
-ax.margins(y=0.1)
-ax.grid(axis="x", visible=False)
-ax.legend()
-plt.show()
-
-# %% [markdown]
 # ## The answer
 #
 # In this network Adam's $v_t$ is correlated with $g_t^2$ about as the formula for independent
 # gradients says: by 0.44 at b2 = 0.9, but by only 0.08 at b2 = 0.999, which is Adam's usual value.
-# With batches of 32 a delay of one step removes nearly all of the correlation at b2 = 0.9 and, on
-# average over the layers, more than half at 0.99 and 0.999, and a longer delay gains little. These
-# correlations do not say which optimizer trains better; see
-# [Choosing the arguments](../docs/choosing.md) for that.
+# With batches of 32 a delay of one step removes nine tenths of the correlation at b2 = 0.9 and more
+# than half at 0.99 and 0.999, and a longer delay gains little. So most of the authors' contrast,
+# Adam at 0.9 against AdaShift at 0.999 (0.44 against 0.02), comes from b2: at equal b2 = 0.999 it
+# is 0.08 against 0.02. `adashift_factored` is no less correlated than Adam. Its delay of rows and
+# columns serves another purpose: no step waits for a sum over today's gradient ([notebook
+# 6](06_scaling_out.ipynb)). Correlations do not say which optimizer trains better.
 
 # %%
-adam = found["Adam", 0].mean((2, 3))  # [b2, real or shuffled]
-delayed = np.array([values.mean(2)[:, 0] for (name, _), values in found.items() if name != "Adam"])
+adam, ours = means["Adam", 0], means["adashift_factored", None][:, 0]
+delayed = np.array([of[:, 0] for (name, _), of in means.items() if name.startswith("AdaShift")])
 assert adam[0, 0] > 0.3
-assert np.all(delayed[:, 0] < adam[0, 0])  # at b2 = 0.9
+assert np.all(delayed[:, 0] < 0.5 * adam[0, 0])
+assert np.all(ours > adam[:, 0])
 if not QUICK:
-    assert adam[0, 0] > adam[1, 0] > adam[2, 0]
     iid = np.sqrt(1 - np.array(B2) ** 2)
     assert np.all(np.abs(adam[:, 1] - iid) < 0.05)
-    assert abs(adam[0, 0] - iid[0]) < 0.03
+    assert np.abs(adam[:, 0] - [0.44, 0.15, 0.08]).max() < 0.01
     assert np.all(adam[1:, 0] > adam[1:, 1])
-    assert np.all(delayed.mean(-1) < 0.5 * adam[:, 0])
-    assert np.abs(delayed).max() < 0.1
-    assert np.abs(delayed.mean(-1)).max() < 0.07
-    assert adam[2, 0] < 0.12
+    assert np.all(delayed[:, 0] < 0.12 * adam[0, 0])
+    assert np.all(delayed < 0.5 * adam[:, 0])
+    assert np.abs(delayed[0] - delayed).max() < 0.03
+    assert np.abs(ours - [0.46, 0.18, 0.17]).max() < 0.01
     gradients, squares = forget[32].mean(0)
     assert np.abs(gradients).max() < 0.1
-    assert np.abs(squares).max() < 0.03
+    assert np.abs(squares).max() < 0.04
     gradients, squares = forget[512].mean(0)
     assert np.all((gradients[:, 0] < -0.08) & (gradients[:, 0] > -0.2))
     assert 0.03 < squares.mean() < 0.1
