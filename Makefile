@@ -72,4 +72,4 @@ address:
 	touch $@
 
 clean:
-	rm -rf .venv .venv-tpu .venv-cuda runs dist docs/_build
+	rm -rf .venv .venv-tpu .venv-cuda .cache runs dist docs/_build

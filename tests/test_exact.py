@@ -23,7 +23,10 @@ TOLERANCE = {"float64": 1e-12, "float32": 2e-5}
 
 # Those that differ most come first.
 CASES = [(name, "float64") for name in dict.fromkeys((*settings.LAYOUTS, *settings.SETTINGS))]
-CASES += [pytest.param(name, "float32", marks=pytest.mark.slow) for name in settings.LAYOUTS]
+CASES += [
+    pytest.param(name, "float32", marks=pytest.mark.slow if k < 3 else pytest.mark.all_only)
+    for k, name in enumerate(dict.fromkeys(("max", "none bfloat16", "factored", *settings.LAYOUTS)))
+]
 
 
 @pytest.mark.parametrize(("name", "dtype"), CASES)
