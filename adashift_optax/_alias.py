@@ -1,6 +1,5 @@
 """The optimizers with a learning rate, as users chain them."""
 
-from collections.abc import Callable
 from typing import Any
 
 import optax
@@ -10,8 +9,6 @@ from adashift_optax._adashift import B1, B2, EPS, PHI, direction
 from adashift_optax._blocks import BlockAxes, Phi
 from adashift_optax._chain import add_decay, narrowing, scale_by_rate
 from adashift_optax._factored import factored_direction
-
-Mask = Any | Callable[[optax.Params], Any] | None
 
 
 def adashift(
@@ -130,7 +127,7 @@ def adashiftw(
     block_axes: BlockAxes = None,
     queue_dtype: DTypeLike | None = None,
     weight_decay: optax.ScalarOrSchedule = 1e-4,
-    mask: Mask = None,
+    mask: Any = None,
 ) -> optax.GradientTransformationExtraArgs:
     r"""AdaShift with decoupled weight decay.
 
@@ -173,7 +170,7 @@ def adashift_factored(
     mu_dtype: DTypeLike | None = None,
     *,
     weight_decay: optax.ScalarOrSchedule = 0.0,
-    mask: Mask = None,
+    mask: Any = None,
 ) -> optax.GradientTransformationExtraArgs:
     r"""AdaShift with factors: half of Adam's memory, and no update waits for a sum.
 

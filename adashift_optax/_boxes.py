@@ -63,6 +63,8 @@ def map_leaves(make: Callable[[KeyPath, Any], jax.Array], tree: Tree) -> Tree:
         if hasattr(x, "get_metadata"):
             given = {k: x.get_metadata().get(k) for k in _NAMES}
             names = {k: _rename(v, old, new) for k, v in given.items() if v is not None}
+            if hasattr(x, "to_variable"):  # Flax 0.10, where `replace` takes no names
+                return type(x)(x.type, new, **{**x.get_metadata(), **names})
             return x.replace(new, **names)
         if hasattr(x, "names"):
             x = dataclasses.replace(x, names=_rename(x.names, old, new))

@@ -28,8 +28,7 @@ def narrowing(tx: optax.GradientTransformation) -> optax.GradientTransformationE
         with jax.numpy_dtype_promotion("standard"):
             wide, state = extended.update(updates, state, jax.tree.map(widened, params), **extra)
             (u, tree), given = jax.tree.flatten(wide), jax.tree.leaves(updates)
-            theirs = jax.tree.leaves(params)
-            theirs = theirs if len(theirs) == len(given) else given
+            theirs = p if len(p := jax.tree.leaves(params)) == len(given) else given
             kinds = each(lambda *x: jnp.promote_types(*map(jnp.result_type, x)), given, theirs)
         return tree.unflatten(each(lambda u, kind: u.astype(kind), u, kinds)), state
 
@@ -54,7 +53,9 @@ def add_decay(weight_decay: optax.ScalarOrSchedule, mask: Any) -> optax.Gradient
         _checks.refuse(TypeError, "mask", rule, f"{mask!r}, with a weight_decay array", remedy)
     if isinstance(weight_decay, float) and weight_decay == 0:
         return optax.identity()
-    decay = optax.add_decayed_weights(weight_decay)
+    decay = optax.add_decayed_weights
+    # It takes no schedule before Optax 0.2.6.
+    decay = (optax.inject_hyperparams(decay) if callable(weight_decay) else decay)(weight_decay)
 
     def update(updates: Updates, state: OptState, params: Any = None) -> Updated:
         leaves = jax.tree_util.tree_leaves_with_path(updates)

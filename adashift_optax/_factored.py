@@ -133,10 +133,8 @@ def share(b2: ArrayLike, t: jax.Array, dtype: jnp.dtype) -> jax.Array:
 def scaled(eps: ArrayLike, g: jax.Array, factors: Factors) -> jax.Array:
     """s_t of one leaf."""
     r, c, both, a = factors
-    v = r
-    if g.ndim >= 2:
-        # The ratio first: the product may underflow.
-        v = jnp.where(both > 0, r / jnp.where(both > 0, both, 1), 0) * c
+    # The ratio first: the product may underflow.
+    v = r if g.ndim < 2 else jnp.where(both > 0, r / jnp.where(both > 0, both, 1), 0) * c
     v = (v - a * v) + num.squared(g, a).astype(v.dtype)
     return num.times(num.widened(g), num.inverse_root(v, eps))
 

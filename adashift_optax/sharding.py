@@ -1,11 +1,10 @@
 """Where the state of an optimizer belongs on a mesh, and how large it is."""
 
-from contextlib import nullcontext
 from typing import Any
 
 import jax
 import optax
-from jax.sharding import AbstractMesh, AxisType, NamedSharding, PartitionSpec
+from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 
 from adashift_optax._checks import check_arrays, check_transformation, refuse
 
@@ -48,7 +47,7 @@ def opt_state_shardings(tx: optax.GradientTransformation, params: optax.Params) 
     if len(meshes) != 1:
         remedy = "Give every sharded parameter a NamedSharding on the same jax.sharding.Mesh."
         refuse(ValueError, "params", "on one mesh", f"{len(meshes)} meshes", remedy)
-    (mesh,) = meshes
+    mesh: Any = meshes.pop()
     types = (AxisType.Explicit,) * len(mesh.axis_names)
     explicit = AbstractMesh(mesh.axis_sizes, mesh.axis_names, axis_types=types)
 
@@ -56,8 +55,10 @@ def opt_state_shardings(tx: optax.GradientTransformation, params: optax.Params) 
         spec = getattr(getattr(leaf, "sharding", None), "spec", PartitionSpec())
         return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=NamedSharding(explicit, spec))
 
-    # JAX 0.6 has no such context, and its eval_shape drops shardings.
-    with getattr(jax.sharding, "use_abstract_mesh", nullcontext)(explicit):
+    context, within = "use_abstract_mesh", explicit
+    if not hasattr(jax.sharding, context):  # on JAX 0.6, whose eval_shape also drops shardings
+        context, within = "use_mesh", Mesh(mesh.devices, mesh.axis_names, axis_types=types)
+    with getattr(jax.sharding, context)(within):
         init = jax.make_jaxpr(tx.init, return_shape=True)
         jaxpr, state = init(jax.tree.map(abstract, params))
     places = [NamedSharding(mesh, x.sharding.spec) for x in jaxpr.out_avals]
