@@ -29,8 +29,15 @@ def test_donated_step_is_in_place(name):
     assert temporary_bytes(settings.step(name)) < LEAF_BYTES / 10
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", settings.LAYOUTS)
+# Of what is compiled many times over, the others are for `make test-all`.
+FEW = ("max", "none bfloat16", "factored")
+FIRST = [
+    pytest.param(name, marks=pytest.mark.slow if name in FEW else pytest.mark.all_only)
+    for name in settings.LAYOUTS
+]
+
+
+@pytest.mark.parametrize("name", FIRST)
 @pytest.mark.parametrize("params", ["bfloat16", "float32"])
 def test_a_donated_step_widens_no_whole_gradient(name, params):
     """Of bfloat16 gradients, through the public names, nothing as large as a leaf is stored."""
@@ -38,7 +45,7 @@ def test_a_donated_step_widens_no_whole_gradient(name, params):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["max", "none bfloat16", "factored"])
+@pytest.mark.parametrize("name", FEW)
 def test_float16_gradients(name):
     """A sum or maximum of XLA on CPU reads no float16: it stores a gradient in float32."""
     least = 0 if name == "none bfloat16" else LEAF_BYTES
@@ -104,8 +111,7 @@ def of_adam(program, wrapper="chain"):
     return temporary_bytes(program(adam if program is loop_of else WRAPPERS[wrapper](adam)))
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", [name for name in settings.LAYOUTS if name != "axes"])
+@pytest.mark.parametrize("name", [case for case in FIRST if case.values != ("axes",)])
 def test_scan_needs_no_more_than_around_adam(name, standard_promotion):
     """Beside what Adam's loop needs only the gradient, which a reduction reads as well as the
     update, and a few numbers of each row and column. Never the queue."""
