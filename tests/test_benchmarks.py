@@ -1,84 +1,67 @@
-"""The pages of the benchmarks show what the kept CSV files say, under names that users know."""
+"""The pages of the benchmarks show what the kept CSV files say; the timing is right."""
 
 import re
+import time
 
 import pytest
 
-pytest.importorskip("matplotlib")
+pytest.importorskip("pandas")
 
-from matplotlib.colors import to_hex
-from matplotlib.figure import Figure
+import pandas as pd
 
-from benchmarks import overview, plots, report
-from benchmarks.cases import SWEEP
-from benchmarks.compiled import page, words
-from benchmarks.labels import label
-from benchmarks.variants import LINES, SIZE_LINES, VARIANTS
-
-AGAIN = "run python -m benchmarks.redraw"
-CSV = overview.RESULTS / overview.CPU / "results.csv"
+from benchmarks import tables
+from benchmarks.optimizers import CONTROLS, EVERY, OURS, RIVALS
+from benchmarks.speed.run import slug
+from benchmarks.speed.timing import Settings, interleave, ratios
 
 
-@pytest.mark.parametrize(
-    ("name", "shown"),
-    [
-        ("max, n=40", "AdaShift (max, n=40)"),
-        ("max, sliding", "AdaShift (max, n=10)"),
-        ("max, hopping", "AdaShift (max, hopping, n=10)"),
-        ("factored, ema, n=1", "AdaShift (factored, ema)"),
-        ("none, ema, n=3", "AdaShift (none, ema, n=3)"),
-        ("none, b1=0, n=1", "AdaShift (none, b1=0, n=1)"),
-        ("max, bfloat16 queue, n=10", "AdaShift (max, n=10, bfloat16 queue)"),
-        ("max, sliding, bfloat16 queue", "AdaShift (max, n=10, bfloat16 queue)"),
-        ("factored RMS + ema", "factored RMS + ema"),
-        ("Adam, against itself", "Adam, against itself"),
-    ],
-)
-def test_label(name, shown):
-    assert label(name) == shown
+def test_the_pages_are_what_the_files_say():
+    for path, text in tables.pages().items():
+        assert path.read_text(encoding="utf-8") == text, "run python -m benchmarks.tables"
+        assert not re.search(r"\bnan\b|\| \|", text), path  # each cell has a number or a text
 
 
-def test_the_table_of_the_readme_is_what_the_files_say():
-    text = overview.PAGE.read_text(encoding="utf-8")
-    held = text.split(overview.START)[1].split(overview.END)[0]
-    assert held.strip() == overview.table().strip(), AGAIN
-    adam = next(line for line in held.splitlines() if line.startswith("| Adam |"))
-    # Three kernels on a CPU; one on a chip: gradient, and parameter, m and v read and written.
-    assert re.split(r"\s*\|\s*", adam)[2:8] == ["8", "1.00", "1.00", "40", "28", "28"]
+def test_every_row_is_in_the_tables_of_the_readmes():
+    for folder, rows in ("speed", RIVALS | OURS), ("compiled", EVERY):
+        text = (tables.HERE / folder / "README.md").read_text(encoding="utf-8")
+        for name in rows:
+            assert f"| {name} |" in text, (folder, name)
+    assert not OURS.keys() & RIVALS.keys() | OURS.keys() & CONTROLS.keys()
 
 
-def test_the_compiled_tables_are_what_the_files_say():
-    folder = overview.RESULTS / "compiled"
-    text = (folder / "tables.md").read_text(encoding="utf-8")
-    assert text == page.text(folder), AGAIN
-    for short in words.SHORT:
-        table = text.split(f"## {short.title}\n")[1].split("\n## ")[0]
-        assert len(re.findall("^[|] ", table, re.M)) == 1 + 8
-    assert "| |" not in text  # no column without a name, no cell without a number
+def test_adam_is_one_and_moves_28_bytes():
+    """Gradient, and parameter, m and v read and written."""
+    frame = tables.compiled()
+    adam = frame[(frame["optimizer"] == "Adam") & frame["program"].str.startswith("update")]
+    assert set(adam["moved"].round(1)) == {28.0}
+    for path in tables.machines():
+        times = pd.read_csv(path)
+        assert set(times.loc[times["optimizer"] == "Adam", "ratio"]) == {1.0}
 
 
-@pytest.mark.parametrize(("csv", "table"), [("results", "table"), ("sharded", "sharded")])
-def test_the_measured_tables_are_what_the_files_say(csv, table):
-    text = (CSV.parent / f"{table}.md").read_text(encoding="utf-8")
-    rows = report.load_csv(CSV.with_name(f"{csv}.csv"))
-    for group in {row.group for row in rows} - {SWEEP}:
-        lines = report.table([row for row in rows if row.group == group])
-        assert "\n".join([f"## {group}", "", *lines]) in text, AGAIN
-    assert not re.search(r"\b(verdict|reach|stretch|NOT MET)\b", text)  # our own goals
+def test_ratios_are_taken_round_by_round():
+    seconds = pd.DataFrame({"base": [1.0, 10.0, 2.0], "other": [2.0, 30.0, 8.0]})
+    found = ratios(seconds, "base")
+    assert found.loc["other"].to_dict() == {"low": 2.5, "ratio": 3.0, "high": 3.5}
+    assert set(found.loc["base"]) == {1.0}
 
 
-def test_every_line_of_a_plot_has_a_name_and_a_look_of_its_own():
-    assert VARIANTS.keys() >= plots.STYLES.keys() >= {*LINES, *SIZE_LINES}
-    assert len({style.color for style in plots.STYLES.values()} | {plots.ADAM}) == 7
-    rows = report.load_csv(CSV)
-    looks = {}
-    for draw in (plots.ratio_against_n, plots.ratio_against_parameters):
-        axes = Figure().subplots()
-        draw(rows, axes)
-        names = [text.get_text() for text in axes.get_legend().get_texts()]
-        assert sorted(names) == sorted(line.get_label() for line in axes.lines)
-        for line in axes.lines:
-            phi = line.get_label().replace(", n=10", "")
-            looks.setdefault(phi, set()).add((to_hex(line.get_color()), line.get_linestyle()))
-    assert all(len(look) == 1 for look in looks.values())
-    assert len(set.union(*looks.values())) == len(looks)
+def test_every_run_is_timed_once_a_round():
+    calls = []
+
+    def run(name, seconds):
+        return lambda steps: (calls.append((name, steps)), time.sleep(seconds * steps))
+
+    runs = {"fast": run("fast", 0.001), "slow": run("slow", 0.01)}
+    for lengths in (1,), (1, 3):
+        calls.clear()
+        seconds = interleave(runs, Settings(3, lengths, warm_up=2))
+        assert seconds.shape == (3, 2)
+        assert (seconds["slow"] > seconds["fast"]).all()
+        assert sorted(calls) == sorted((n, k) for n in runs for k in (2, *(lengths * 3)))
+
+
+def test_the_name_of_a_machine_is_a_name_of_a_folder():
+    assert (
+        slug("cpu", "Intel(R) Xeon(R) CPU @ 2.5GHz, 2 cores") == "cpu-intel-xeon-cpu-2-5ghz-2-cores"
+    )

@@ -7,10 +7,9 @@ import importlib.util
 import os
 from typing import Any
 
-CPU, TPU, H100 = "cpu", "tpu", "h100"
+TPU, H100 = "tpu", "h100"
 # What the compilers look for in the surroundings of a machine with such a chip.
 SURROUNDINGS = {
-    CPU: {"JAX_PLATFORMS": "cpu"},
     TPU: {
         "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",  # more than one process may compile
         "JAX_PLATFORMS": "cpu",
@@ -24,8 +23,8 @@ SURROUNDINGS = {
         "XLA_FLAGS": "--xla_gpu_autotune_level=0",
     },
 }
-PLUGINS = {CPU: "jaxlib", TPU: "libtpu", H100: "jax_plugins.xla_cuda13"}
-EXTRAS = {CPU: "bench", TPU: "tpu", H100: "cuda"}
+PLUGINS = {TPU: "libtpu", H100: "jax_plugins.xla_cuda13"}
+EXTRAS = {TPU: "tpu", H100: "cuda"}
 # Sizes and rates of the card (SXM, 80 GB) that its compiler asks for.
 CARD = {
     "block_dim_limit_x": 2**31 - 1,
@@ -48,6 +47,15 @@ CARD = {
 }
 
 
+def missing(kind: str) -> str:
+    """What to install before `kind` can be compiled for; empty if it is there."""
+    try:
+        found = importlib.util.find_spec(PLUGINS[kind])
+    except ModuleNotFoundError:
+        found = None
+    return "" if found else f"{PLUGINS[kind]} is not installed: pip install -e '.[{EXTRAS[kind]}]'"
+
+
 def prepare(kind: str) -> None:
     """Set what the compiler for `kind` looks for. Call it before JAX is imported."""
     flags = os.environ.get("XLA_FLAGS", "")
@@ -56,44 +64,28 @@ def prepare(kind: str) -> None:
         os.environ["XLA_FLAGS"] = f"{flags} {SURROUNDINGS[kind]['XLA_FLAGS']}"
 
 
-def missing(kind: str) -> str:
-    """What to install before `kind` can be compiled for; empty if it is there."""
-    try:
-        found = importlib.util.find_spec(PLUGINS[kind])
-    except ModuleNotFoundError:
-        found = None
-    extra = EXTRAS[kind]
-    return "" if found else f"{PLUGINS[kind]} is not installed: pip install -e '.[{extra}]'"
-
-
 def devices(name: str) -> list[Any]:
-    """The chips of a topology: "cpu", "h100", or e.g. "v5e:4x4".
+    """The chips of a topology: "h100", or e.g. "v5e:4x4".
 
     Raises:
       RuntimeError: the compiler is not installed, or this version of JAX does not offer it.
     """
-    import jax
     from jax.experimental import topologies
 
-    if name == CPU:
-        return jax.devices(CPU)
     kind = H100 if name == H100 else TPU
     if lacking := missing(kind):
         raise RuntimeError(f"No compiler for {name}: {lacking}.")
+    options: dict[str, Any] = {"platform": "tpu"}
+    if kind == H100:
+        options = {"platform": "cuda", "target_config": _card(), "topology": "1x1x1"}
     try:
-        if kind == TPU:
-            found = topologies.get_topology_desc(platform="tpu", topology_name=name)
-        else:
-            found = topologies.get_topology_desc(
-                platform="cuda", topology_name=name, target_config=_card(), topology="1x1x1"
-            )
+        return list(topologies.get_topology_desc(topology_name=name, **options).devices)
     except Exception as error:
         reason = str(error).splitlines()[0]
         raise RuntimeError(
             f"No compiler for {name}: jax.experimental.topologies, which is experimental, refused "
             f"it: {reason} The versions that work are in pyproject.toml, extra {EXTRAS[kind]!r}."
         ) from error
-    return list(found.devices)
 
 
 def _card() -> str:

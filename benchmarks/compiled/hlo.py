@@ -1,4 +1,7 @@
-"""What each kernel of an optimized HLO program reads and writes, and what it waits for.
+"""What an optimized HLO program says that ``compiled.cost_analysis()`` does not.
+
+What a kernel reads and writes (that function is empty for an H100, and counts prefetches of a TPU
+again), which updates join a matrix product, what is copied, and what waits for an all-reduce.
 
 A kernel is an instruction of ENTRY that computes or copies something. It reads an operand once,
 however often it uses it; of a slice, only the slice; of what it updates in place, nothing. It
@@ -31,7 +34,6 @@ MATMUL_CALLS = ("gemm", "matmul")
 TARGET = re.compile(r'custom_call_target="([^"]*)"')
 COPIES = {"copy", "copy-start"}
 ALL_REDUCES = {"all-reduce", "all-reduce-start"}
-SMALLEST = 1 << 16  # bytes: what moves less is no kernel that counts
 
 
 @dataclass(frozen=True)
@@ -40,17 +42,13 @@ class Kernel:
 
     Attributes:
       name: of its instruction.
-      op: of its instruction.
       reads: bytes, by what they are read from.
       writes: bytes of each result.
-      matmul: whether a matrix product or a convolution is in it.
     """
 
     name: str
-    op: str
     reads: dict[str, int]
     writes: tuple[int, ...]
-    matmul: bool
 
     @property
     def moved(self) -> int:
@@ -72,11 +70,6 @@ class Program:
         return [self._kernel(x) for x in entry if self._is_kernel(x)]
 
     @property
-    def large_kernels(self) -> list[Kernel]:
-        """Those that move more than a few numbers."""
-        return [x for x in self.kernels if x.moved >= SMALLEST]
-
-    @property
     def moved(self) -> int:
         """Bytes that all kernels read and write."""
         return sum(x.moved for x in self.kernels)
@@ -91,11 +84,6 @@ class Program:
         """How many of these results are made by a kernel that has a matmul in it."""
         made = self.outputs()
         return sum(self._has_matmul(made[number][0]) for number in results)
-
-    def apart(self, smallest: int) -> list[str]:
-        """Kernels without a matmul that make a result of at least `smallest` bytes."""
-        made = (x for x, n in self.outputs() if n >= smallest and x.op != "parameter")
-        return list(dict.fromkeys(x.name for x in made if not self._has_matmul(x)))
 
     def copies(self, smallest: int) -> list[str]:
         """Copies, of at least `smallest` bytes, of an argument or to a result."""
@@ -122,17 +110,13 @@ class Program:
 
     def awaited(self, leaves: int) -> list[str]:
         """The all-reduces that one of the first `leaves` results is computed from."""
-        behind = self.behind([x.name for x, _ in self.outputs()[:leaves]])
-        return [x.name for x in self.all_reduces() if x.name in behind]
-
-    def behind(self, names: list[str]) -> set[str]:
-        """The instructions `names`, and all that they are computed from."""
-        found, left = set(names), list(names)
+        left = [x.name for x, _ in self.outputs()[:leaves]]
+        behind = set(left)
         while left:
-            new = set(self.entry.instructions[left.pop()].operands) - found
-            found |= new
+            new = set(self.entry.instructions[left.pop()].operands) - behind
+            behind |= new
             left += new
-        return found
+        return [x.name for x in self.all_reduces() if x.name in behind]
 
     def source(self, name: str) -> Instruction:
         """What made the array `name`, seen through what moves no data and through prefetches."""
@@ -185,7 +169,7 @@ class Program:
             key = self._buffer(name)
             reads[key] = max(reads.get(key, 0), n)
         writes = written(self.module, inside) if inside else [written_by(x, self.entry)]
-        return Kernel(x.name, x.op, reads, tuple(writes), self._has_matmul(x))
+        return Kernel(x.name, reads, tuple(writes))
 
     def _buffer(self, name: str) -> str:
         """A name for the array `name` that is the same however it is reached."""

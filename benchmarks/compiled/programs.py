@@ -11,7 +11,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from adashift_optax.sharding import opt_state_shardings
 from benchmarks.compiled.hlo import Program
-from benchmarks.compiled.models import Model
+from benchmarks.models import Model, specs_of
 
 
 class Compiled(NamedTuple):
@@ -24,7 +24,7 @@ class Compiled(NamedTuple):
       parameters: how many numbers the parameters are.
       state: bytes of the optimizer's state.
       temporaries: bytes that the step allocates beside its arguments.
-      peak: bytes of arguments, results that replace none of them, and temporaries.
+      peak: bytes of arguments, of results that replace none of them, and of temporaries.
       slot: bytes of the smallest matrix.
     """
 
@@ -48,11 +48,6 @@ class Compiled(NamedTuple):
         return self.program.joined(self.matrices)
 
     @property
-    def apart(self) -> int:
-        """Kernels without a matrix product that make a new matrix, or the state of one."""
-        return len(self.program.apart(self.slot // 2))
-
-    @property
     def waits(self) -> bool:
         """Whether a new parameter waits for an all-reduce."""
         return bool(self.program.awaited(self.leaves))
@@ -64,14 +59,14 @@ def mesh(devices: list[Any], fsdp: int = 1) -> Mesh:
     return Mesh(grid, ("fsdp", "tensor"), axis_types=(AxisType.Auto,) * 2)
 
 
-def update(tx: optax.GradientTransformation, params: Any, specs: Any, on: Mesh) -> Compiled:
+def update(tx: optax.GradientTransformation, params: Any, on: Mesh) -> Compiled:
     """The optimizer's step, from gradients that are given."""
 
     def step(params: Any, state: Any, grads: Any) -> Any:
         updates, state = tx.update(grads, state, params)
         return optax.apply_updates(params, updates), state
 
-    params = placed(params, specs, on)
+    params = _placed(params, specs_of(params), on)
     return _compiled(step, tx, params, params)
 
 
@@ -87,16 +82,11 @@ def training(
         updates, state = tx.update(grads, state, params)
         return optax.apply_updates(params, updates), state
 
-    batch = placed(model.batch, PartitionSpec("fsdp"), on)
-    return _compiled(step, tx, placed(model.params, model.specs, on), batch)
+    batch = _placed(model.batch, PartitionSpec("fsdp"), on)
+    return _compiled(step, tx, _placed(model.params, specs_of(model.params), on), batch)
 
 
-def replicated(params: Any) -> Any:
-    """Specs of a tree whose leaves are whole on every chip."""
-    return jax.tree.map(lambda _: PartitionSpec(), params)
-
-
-def placed(shapes: Any, specs: Any, on: Mesh) -> Any:
+def _placed(shapes: Any, specs: Any, on: Mesh) -> Any:
     """`shapes` with their place on a mesh."""
 
     def place(x: jax.ShapeDtypeStruct, spec: PartitionSpec) -> jax.ShapeDtypeStruct:
@@ -108,11 +98,10 @@ def placed(shapes: Any, specs: Any, on: Mesh) -> Any:
 def _compiled(
     step: Callable[..., Any], tx: optax.GradientTransformation, params: Any, inputs: Any
 ) -> Compiled:
-    places = opt_state_shardings(tx, params)
     state = jax.tree.map(
         lambda x, place: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place),
         jax.eval_shape(tx.init, params),
-        places,
+        opt_state_shardings(tx, params),
     )
     # The new state must lie where the old one does, or it would not be updated in place.
     results = jax.tree.map(lambda x: x.sharding, (params, state))
@@ -120,10 +109,11 @@ def _compiled(
     compiled = compiled.lower(params, state, inputs).compile()
     memory = compiled.memory_analysis()
     leaves = jax.tree.leaves(params)
+    matrices = tuple(k for k, x in enumerate(leaves) if x.ndim > 1)
     return Compiled(
         program=Program(compiled.as_text()),
         leaves=len(leaves),
-        matrices=tuple(k for k, x in enumerate(leaves) if x.ndim > 1),
+        matrices=matrices,
         parameters=sum(_size(x) for x in leaves),
         state=_bytes(state),
         temporaries=memory.temp_size_in_bytes,
@@ -131,7 +121,7 @@ def _compiled(
         + memory.output_size_in_bytes
         - memory.alias_size_in_bytes
         + memory.temp_size_in_bytes,
-        slot=min(_bytes(x) for x in leaves if x.ndim > 1),
+        slot=min(_bytes(leaves[k]) for k in matrices),
     )
 
 
