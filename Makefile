@@ -62,13 +62,13 @@ address:
 .venv/%: pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet --editable ".[$*]"
+	$(BIN)/python -m pip install --quiet --no-compile --editable ".[$*]"
 	touch $@
 
 .venv-tpu/tpu .venv-cuda/cuda: pyproject.toml
 	test -x $(@D)/bin/python || $(PYTHON) -m venv $(@D)
 	$(@D)/bin/python -m pip install --quiet --upgrade pip
-	$(@D)/bin/python -m pip install --quiet --editable ".[$(@F)]"
+	$(@D)/bin/python -m pip install --quiet --no-compile --editable ".[$(@F)]"
 	touch $@
 
 clean:
