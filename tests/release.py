@@ -23,8 +23,8 @@ VERSIONS = {
     "newest": (),
 }
 SHOWN = ("jax", "jaxlib", "optax", "flax", "orbax-checkpoint", "numpy")
-# Wheels only, so that a version without one for this Python is not its oldest; idx2numpy has none.
-WHEELS = ("--only-binary", ":all:", "--no-binary", "idx2numpy")
+# Wheels only, so that a version without one for this Python is not its oldest.
+WHEELS = ("--only-binary", ":all:")
 TOOLS = ("chex>=0.1.90", "pytest>=9.0", "pytest-xdist>=3.8")
 # What a version of JAX, Optax, Flax or Orbax can break: updates against the reference, wrappers,
 # sharding, boxes and checkpoints. What compiled programs are like is tested on one version only.
