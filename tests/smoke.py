@@ -37,7 +37,7 @@ PUBLIC = {
 }
 VARIANTS = ({}, {"phi": "none"}, {"n": 1, "b1": 0}, {"queue_dtype": "bfloat16"})
 FACTORED = (adashift_factored(0.1), adashift_factored(0.1, mu_dtype="bfloat16"))
-EXTRAS = ("flax", "chex", "equinox", "orbax", "matplotlib", "sklearn", "pytest")
+EXTRAS = ("flax", "equinox", "orbax", "matplotlib", "sklearn", "pytest")
 
 
 def check_installation():
