@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from adashift_optax.demo._picture import spread_out
 from benchmarks.evidence import plan
 
-OURS, THEIRS, CONTROL = "#0072B2", "#444444", "#999999"
+OURS, PAPER, THEIRS, CONTROL = "#882255", "#0072B2", "#444444", "#999999"
 HIGHEST = 20.0  # percent; what is above is drawn at the top
 # Where the columns stand, by bytes of state: beside each is room for its names.
 PLACES = {0: 0.0, 2: 1.0, 4: 2.1, 8: 3.3, 48: 4.4}
@@ -26,7 +26,9 @@ def color(name: str) -> str:
     """Ours, what people would take instead, or a control."""
     if "undelayed" in name or "unclipped" in name:
         return CONTROL
-    return OURS if name.startswith(("ours", "paper")) else THEIRS
+    if name.startswith("paper"):
+        return PAPER
+    return OURS if name.startswith("ours") else THEIRS
 
 
 def nearest(size: float) -> int:
