@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 pytest.importorskip("pandas")
+pytest.importorskip("tokenizers")
 
 from image_files import write_mnist
 from scipy.special import log_softmax
