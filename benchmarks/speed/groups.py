@@ -32,6 +32,7 @@ class Group(NamedTuple):
       params: the shapes of the parameters.
       rows: the optimizers.
       build: makes the program of one.
+      rounds: how often each is timed.
       warm_up: steps before; more than n, because XLA skips the work behind a scale of 0.
     """
 
@@ -39,6 +40,7 @@ class Group(NamedTuple):
     params: Any
     rows: dict[str, Make]
     build: Callable[[optax.GradientTransformation, Any], Run]
+    rounds: int = 100
     warm_up: int = 12
 
     def state(self, name: str) -> float:
@@ -61,12 +63,12 @@ def groups() -> Iterator[Group]:
         params = jax.tree.map(lambda x: x * 0.02, random_like(params))
         return Timed(training(tx, model.loss), (params, jax.jit(tx.init)(params)), batch)
 
-    yield Group(f"training step of {model.name}", model.params, ROWS, step)
-    yield Group(UPDATE, large, ROWS | longer, update, 42)
+    yield Group(f"training step of {model.name}", model.params, ROWS, step, 20)
+    yield Group(UPDATE, large, ROWS | longer, update, warm_up=42)
     yield Group(f"{UPDATE}, not donated", large, few, lambda *x: update(*x, donate=False))
     yield Group(f"{UPDATE}, {LOOP_LENGTH} in lax.scan", large, few, loop)
     yield Group("update of 300 small leaves", small, ROWS, update)
-    yield Group("compiling the update of 300 small leaves", small, few, compilation, 1)
+    yield Group("compiling the update of 300 small leaves", small, few, compilation, 3, 1)
 
 
 def random_like(shapes: Any) -> Any:

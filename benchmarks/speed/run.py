@@ -29,18 +29,21 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.speed.run", description=__doc__)
     add = parser.add_argument
     add("--quick", action="store_true", help="a glance: few rounds, written to runs/")
-    add("--only", default="", metavar="TEXT", help="only groups with this in their name")
+    add("--only", default="", metavar="TEXT", help="only programs with this in their name")
     args = parser.parse_args()
-    root = Path("runs/benchmarks") if args.quick or args.only else tables.RESULTS
-    folder = root / slug(jax.default_backend(), machine())
-    folder.mkdir(parents=True, exist_ok=True)
-    found, start = [], time.perf_counter()
-    for group in groups():
-        if args.only in group.name:
-            found.append(measure(group, 3 if args.quick else 20))
-            pd.concat(found).to_csv(folder / "results.csv", index=False, float_format="%.4g")
-            print(f"{time.perf_counter() - start:.0f} s", found[-1].to_string(index=False))
-    if root == tables.RESULTS:
+    root = Path("runs/benchmarks") if args.quick else tables.RESULTS
+    path = root / slug(jax.default_backend(), machine()) / "results.csv"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    every, start = {group.name: group for group in groups()}, time.perf_counter()
+    kept = pd.read_csv(path) if path.exists() else pd.DataFrame({"program": []})
+    for name, group in every.items():
+        if args.only in name:
+            rows = measure(group, 3 if args.quick else group.rounds)
+            found = dict(list(kept.groupby("program"))) | {name: rows}
+            kept = pd.concat([found[program] for program in every if program in found])
+            kept.to_csv(path, index=False, float_format="%.4g")
+            print(f"{time.perf_counter() - start:.0f} s", rows.to_string(index=False), flush=True)
+    if not args.quick:
         tables.save()
     return 0
 
@@ -48,16 +51,15 @@ def main() -> int:
 def measure(group: Group, rounds: int) -> pd.DataFrame:
     """A row for each optimizer of a group."""
     runs = {name: group.build(make(), group.params) for name, make in group.rows.items()}
-    compiles = group.build is compilation
-    lengths = (1,) if compiles or jax.default_backend() == "cpu" else (20, 120)
-    settings = Settings(3 if compiles else rounds, lengths, group.warm_up)
+    single = group.build is compilation or jax.default_backend() == "cpu"
+    settings = Settings(rounds, (1,) if single else (20, 120), group.warm_up)
     rows = ratios(interleave(runs, settings), ADAM).loc[list(runs)]
     size = sum(x.size for x in jax.tree.leaves(group.params))
     rows.insert(0, "program", group.name)
     rows.insert(1, "optimizer", rows.index)
     rows["state"] = [group.state(name) for name in runs]
     rows["temporaries"] = [getattr(run, "temporaries", math.nan) / size for run in runs.values()]
-    return rows.assign(parameters=size, rounds=settings.rounds, machine=machine(), of=versions())
+    return rows.assign(parameters=size, rounds=rounds, machine=machine(), of=versions())
 
 
 def machine() -> str:
