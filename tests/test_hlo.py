@@ -133,7 +133,7 @@ def test_an_update_that_joins_its_matmul():
 
 @pytest.mark.parametrize("start", ["", "-start"])
 def test_what_waits_for_an_all_reduce(start):
-    done = f"  %done = f32[8] all-reduce-done(%sum)\n" * bool(start)
+    done = "  %done = f32[8] all-reduce-done(%sum)\n" * bool(start)
     body = f"""\
   %of = f32[8] reduce(%g, %v), dimensions={{0,1}}, to_apply=%add
   %sum = f32[8] all-reduce{start}(%of), to_apply=%add
