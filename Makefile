@@ -39,14 +39,13 @@ lint: .venv/test
 	$(BIN)/pyright
 
 bench: .venv/bench
-	$(BIN)/python -m benchmarks.run
-	JAX_NUM_CPU_DEVICES=8 $(BIN)/python -m benchmarks.run --sharded
+	$(BIN)/python -m benchmarks.speed.run
 
 # The compilers for TPUs and for an H100 run on any Linux machine; each has its own environment.
-bench-compiled: .venv-tpu/tpu .venv-cuda/cuda
-	.venv-tpu/bin/python -m benchmarks.compiled.run cpu $(ARGS)
+bench-compiled: .venv/bench .venv-tpu/tpu .venv-cuda/cuda
 	.venv-tpu/bin/python -m benchmarks.compiled.run tpu $(ARGS)
 	.venv-cuda/bin/python -m benchmarks.compiled.run h100 $(ARGS)
+	$(BIN)/python -m benchmarks.tables
 
 test-compiled: .venv-tpu/tpu
 	.venv-tpu/bin/python -m pytest --noconftest tests/test_compiled.py
