@@ -213,5 +213,5 @@ def test_extra_args_and_defaults():
         assert updates.shape == (2,)
     assert adashift(0.1, n=None).init(params)[0].queue.shape == (11, 2)
     assert adashift_factored(0.1, 0.9, 0.9, 0, "bfloat16").init(params)[0].mu.dtype == jnp.bfloat16
-    for make in (adashift, adashiftw, scale_by_adashift):
-        optax.inject_hyperparams(make, static_args=STATIC_ARGS)
+    tx = optax.inject_hyperparams(adashiftw, static_args=STATIC_ARGS)(0.1, n=2, phi=jnp.max)
+    assert tx.init(params).inner_state[0].queue.shape == (3, 2)
