@@ -1,10 +1,8 @@
-"""The demo's table, picture and progress."""
+"""The demo's table and picture."""
 
 import io
-import itertools
 import math
 import sys
-import time
 
 import numpy as np
 import pandas as pd
@@ -12,7 +10,7 @@ import pytest
 from demo_runs import comparison, rows
 
 from adashift_optax.__main__ import main
-from adashift_optax.demo import _picture, _report, _results, _table, _training
+from adashift_optax.demo import _picture, _results, _table, _training
 
 
 def shown(monkeypatch, width, encoding="utf-8", seeds=(0, 1)):
@@ -45,27 +43,14 @@ def test_a_spread_is_of_several_seeds(monkeypatch):
 
 def test_select_takes_the_last_epoch_and_never_a_diverged_run():
     losses = {0.1: (0.0, 5.0), 0.2: (3.0, 2.0), 0.3: (0.0, math.nan), 0.4: (0.0, math.inf)}
-    table = rows(
-        *(
-            dict(learning_rate=rate, seed=seed, epoch=epoch, validation_loss=loss / (1 + 2 * seed))
-            for rate, of_epochs in losses.items()
-            for seed in (0, 1)
-            for epoch, loss in enumerate(of_epochs, 1)
-        )
-    )
+    cells = [(seed, epoch, rate) for seed in (0, 1) for epoch in (0, 1) for rate in losses]
+    names = ("seed", "epoch", "learning_rate")
+    table = rows(*(dict(zip(names, cell, strict=True)) for cell in cells))
+    table["validation_loss"] = [losses[rate][epoch] / (1 + 2 * seed) for seed, epoch, rate in cells]
     table.loc[(table["learning_rate"] == 0.3) & (table["seed"] == 1), "validation_loss"] = 0.0
     selected = _results.select(pd.concat([table, table.assign(optimizer="adopt")]))
     assert [*selected] == ["adam", "adopt"]
     assert all(set(best["learning_rate"]) == {0.2} for best in selected.values())
-
-
-def test_mean_and_deviation_over_seeds():
-    cells = itertools.product((1, 3), (1, 2))
-    table = rows(*(dict(seed=s, epoch=e, test_loss=10.0 * e + s) for s, e in cells))
-    mean, deviation = _results.over_seeds(table, "test_loss")
-    assert [*mean.items()] == [(1, 12), (2, 22)]
-    np.testing.assert_allclose(deviation, np.sqrt([2, 2]))
-    assert [*_results.over_seeds(table[table["seed"] == 1], "test_loss")[1]] == [0, 0]
 
 
 def test_names_move_apart_no_further_than_needed():
@@ -90,32 +75,3 @@ def test_names_of_files_that_the_terminal_cannot_show(tmp_path, monkeypatch):
     assert main(["--output", str(tmp_path / "é")]) == 0
     stream.flush()
     assert rb"\xe9" in stream.buffer.getvalue()
-
-
-def test_a_terminal_has_a_bar_that_says_what_is_done(monkeypatch):
-    terminal = io.StringIO()
-    terminal.isatty = lambda: True
-    monkeypatch.setenv("COLUMNS", "60")
-    monkeypatch.setattr(sys, "stderr", terminal)
-    report = _report.Report(150)
-    with report.bar:
-        report.compiling("adashift_factored")
-        report.training("Adam")
-        report.finished()
-    shown = terminal.getvalue()
-    assert "compiling adashift_factored: " in shown
-    assert "0/150" in shown
-    assert "Adam: " in shown.split("\r")[-1]
-    assert "1/150" in shown.split("\r")[-1]
-
-
-def test_lines_of_progress_come_at_intervals(monkeypatch, capsys):
-    clock = itertools.count()
-    monkeypatch.setattr(time, "monotonic", lambda: next(clock))  # a second passes between two looks
-    report = _report.Report(20)
-    for _ in range(20):
-        report.training("Adam")
-        report.finished()
-    lines = capsys.readouterr().err.splitlines()
-    assert lines[-1] == "20 of 20 runs done"
-    assert 3 <= len(lines) <= 5
