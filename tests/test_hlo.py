@@ -3,7 +3,6 @@
 import pytest
 
 from benchmarks.compiled.hlo import Program
-from benchmarks.compiled.syntax import size
 
 # 1024 x 1024 float32 numbers, and as many bytes for a ring of 11 of them.
 LEAF = "f32[1024,1024]{1,0:T(8,128)}"
@@ -145,8 +144,3 @@ def test_what_waits_for_an_all_reduce(start):
     assert program.reduced() == 8
     assert program.awaited(1) == []
     assert program.awaited(2) == ["sum"]
-
-
-def test_size():
-    sizes = {"f32[]": 4, "pred[3]{0}": 3, "bf16[2,3]{1,0:T(8,128)(2,1)S(1)}": 12, "s4[4]": 2}
-    assert {shape: size(shape) for shape in sizes} == sizes
