@@ -70,18 +70,12 @@ def set_byte(data, position, value):
 
 IMAGES, LABELS, _, TEST_LABELS = MNIST_FILES
 NOT_WHOLE = "bytes, not a whole IDX file of uint8 of shape ('N', 28, 28)"
-NOT_LABELS = "not a whole IDX file of uint8 of shape ('N',)"
 BROKEN_IDX = [
     (IMAGES, lambda data: data[:-1], NOT_WHOLE),
-    (IMAGES, lambda data: data + b"0", NOT_WHOLE),
-    (IMAGES, lambda data: b"", f"0 {NOT_WHOLE}"),
     (IMAGES, lambda data: set_byte(data, 2, 9), NOT_WHOLE),  # of another type
-    (IMAGES, lambda data: data[:4] + b"\xff" * 12, NOT_WHOLE),
     (IMAGES, lambda data: idx_bytes(np.zeros((100, 28, 27), np.uint8)), NOT_WHOLE),
     (LABELS, lambda data: idx_bytes(np.zeros(99, np.uint8)), "99 labels for 100 images"),
-    (LABELS, lambda data: idx_bytes(np.zeros((100, 1), np.uint8)), NOT_LABELS),
     (TEST_LABELS, lambda data: set_byte(data, len(data) - 1, 10), "a label 10"),
-    (TEST_LABELS, lambda data: idx_bytes(np.zeros(0, np.uint8)), "0 labels for 20 images"),
 ]
 
 
@@ -100,20 +94,16 @@ def test_a_broken_mnist_file_is_named_with_what_is_wrong(tmp_path):
     write_mnist(tmp_path, train=15)
     assert "cannot split off validation data" in error_of("mnist", tmp_path)
     (tmp_path / IMAGES).unlink()
-    for content in (gzip.compress(b"0")[:-4] + b"0000", gzip.compress(b"0")[:-2], b"not gzip"):
-        (zipped := tmp_path / f"{IMAGES}.gz").write_bytes(content)
-        assert error_of("mnist", tmp_path).startswith(f"{zipped}: not a whole gzip file: ")
+    (zipped := tmp_path / f"{IMAGES}.gz").write_bytes(gzip.compress(b"0")[:-2])
+    assert error_of("mnist", tmp_path).startswith(f"{zipped}: not a whole gzip file: ")
 
 
 def test_a_broken_cifar10_file_is_named_with_what_is_wrong(tmp_path):
     write_cifar10(tmp_path)
     path = tmp_path / BATCHES[2]
     whole = path.read_bytes()
-    for content, message in (
-        (whole[:-1], "61459 bytes, expected a multiple of 3073"),
-        (b"", "0 bytes"),
-        (set_byte(whole, 3073, 77), "a label 77"),
-    ):
+    messages = ("61459 bytes, expected a multiple of 3073", "a label 77")
+    for content, message in zip((whole[:-1], set_byte(whole, 3073, 77)), messages, strict=True):
         path.write_bytes(content)
         assert error_of("cifar10", tmp_path).startswith(f"{path}: {message}")
 
@@ -137,6 +127,4 @@ def test_missing_files_are_named_with_what_is_needed(tmp_path):
     ):
         line = error_of(name, tmp_path)
         assert all(word in line for word in words)
-    (tmp_path / BATCHES[0]).mkdir()
-    assert "data_batch_1.bin: Is a directory" in error_of("cifar10", tmp_path)
     assert "nowhere: no such folder" in error_of("cifar10", tmp_path / "nowhere")
