@@ -67,14 +67,6 @@ def cached(site):
     return sorted(path.name for path in site.cache.rglob("*"))
 
 
-def test_sources_are_the_files_that_the_readers_read():
-    files = {name: [*digests] for name, digests in _fetch.FILES.items()}
-    assert files == {"mnist": ZIPPED, "cifar10": [_data.CIFAR10_ARCHIVE]}
-    for name, digests in _fetch.FILES.items():
-        assert all(url.startswith("https://") and url[-1] == "/" for url in _fetch.MIRRORS[name])
-        assert all(len(bytes.fromhex(digest)) == 32 for digest in digests.values())
-
-
 def test_files_are_downloaded_once_and_damaged_ones_again(site, monkeypatch, capfd, caplog):
     monkeypatch.setattr(pooch.get_logger(), "handlers", [caplog.handler])
     for _ in range(2):
