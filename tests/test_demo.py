@@ -9,14 +9,11 @@ import sys
 import time
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-import optax
 import pandas as pd
 import pytest
 from demo_runs import run
 from flax import nnx
-from image_files import write_cifar10, write_mnist
 
 from adashift_optax.demo import _data, _network, _report, _training
 
@@ -90,8 +87,7 @@ def test_only_whole_files_are_left_and_progress_is_plain_lines(finished):
 
 
 def test_a_seed_repeats_its_runs_and_one_compilation_serves_the_grid(finished, monkeypatch):
-    """And seeds differ in the parameters they start from, also where the batches are the same."""
-    lowered, train_epoch, make_orders = [], _training.train_epoch, _training.make_orders
+    lowered, train_epoch = [], _training.train_epoch
 
     class Counted:
         def lower(*args):
@@ -100,47 +96,20 @@ def test_a_seed_repeats_its_runs_and_one_compilation_serves_the_grid(finished, m
 
     monkeypatch.setattr(_training, "train_epoch", Counted)
     monkeypatch.setattr(_training, "LEARNING_RATES", RATES)
-    compare, report = _training.compare, _report.Report(1)
-    again = pd.concat(compare(_data.load("digits"), ["adam"], EPOCHS, SEEDS, report))
+    data, report = _data.load("digits"), _report.Report(1)
+    again = pd.concat(_training.compare(data, ["adam"], EPOCHS, SEEDS, report))
     assert len(lowered) == 1
     measured = list(_training.COLUMNS[:9])
     before = finished.rows[finished.rows["optimizer"] == "adam"]
     np.testing.assert_array_equal(again[measured].to_numpy(), before[measured].to_numpy())
 
-    monkeypatch.setattr(_training, "LEARNING_RATES", RATES[:1])
-    monkeypatch.setattr(_training, "make_orders", lambda size, n, seed: make_orders(size, n, 0))
-    first, second = compare(_data.load("digits"), ["adam"], 1, 2, report)
-    assert first["test_loss"][0] == before["test_loss"].iloc[0]
-    assert first["test_loss"][0] != second["test_loss"][0]
-
 
 def test_batches_are_of_a_seed_and_have_each_example_once():
-    one, two, other = (_training.make_orders(150, 2, seed) for seed in (1, 1, 2))
-    np.testing.assert_array_equal(one, two)
+    one, other = (_training.make_orders(150, 2, seed) for seed in (1, 2))
     assert len({tuple(np.ravel(order)) for order in (*one, *other)}) == 4
     for order in one:
         assert order.shape == (2, 64)
         assert len(set(np.ravel(order))) == 128
-
-
-def test_every_optimizer_gets_clipped_gradients(monkeypatch):
-    monkeypatch.setitem(_training.OPTIMIZERS, "sgd", _training.Optimizer("SGD", "", optax.sgd))
-    optimizer = _training.make_optimizer("sgd", 0.5)
-    grads = jnp.array([30.0, 40.0], jnp.float32)
-    updates, _ = optimizer.update(grads, optimizer.init(grads), grads)
-    np.testing.assert_allclose(updates, [-0.3, -0.4], rtol=1e-6)
-
-
-@pytest.mark.all_only
-@pytest.mark.parametrize("dataset", ["mnist", "cifar10"])
-def test_other_datasets_train(tmp_path, monkeypatch, dataset):
-    monkeypatch.setattr(_training, "LEARNING_RATES", (0.01,))
-    (write_mnist if dataset == "mnist" else write_cifar10)(tmp_path)
-    args = ("--dataset", dataset, "--data-dir", tmp_path, "--epochs", 1, "--seeds", 1)
-    assert run(*args, "--output", tmp_path / "runs").code == 0
-    rows = pd.read_csv(tmp_path / "runs" / f"{dataset}.csv")
-    assert [*rows["optimizer"]] == [*_training.OPTIMIZERS]
-    assert np.isfinite(rows["test_loss"]).all()
 
 
 @pytest.mark.all_only
