@@ -18,7 +18,7 @@ from benchmarks.evidence import plan, results
 from benchmarks.evidence.optimizers import LIBRARY, Row, candidate, recipe
 from benchmarks.evidence.report import of_choice, of_means, of_task
 from benchmarks.evidence.results import Record
-from benchmarks.evidence.run import study, work
+from benchmarks.evidence.run import work
 from benchmarks.evidence.statistics import compared, left, over_tasks, percent, tuned
 from benchmarks.evidence.task import Task, generator
 from benchmarks.evidence.tasks import MAKERS
@@ -121,13 +121,6 @@ def test_a_killed_runner_goes_on_where_it_was(tmp_path):
     assert path.read_bytes() == lines
 
 
-def test_a_study_goes_on_to_what_its_results_have_chosen(tmp_path, monkeypatch):
-    monkeypatch.setattr("benchmarks.evidence.run.Runner", lambda folder: valley)
-    monkeypatch.setattr(plan, "FIRST", [LIBRARY, LIBRARY._replace(growing=False)])
-    study("A", 0, 1, tmp_path)
-    assert plan.winner({task: results.read(task, tmp_path) for task in TASKS_A}) is not None
-
-
 @pytest.mark.usefixtures("standard_promotion")
 def test_a_run_of_sgd_with_decay_is_that_of_numpy():
     data = np.random.default_rng(0).normal(size=(64, 3)).astype(np.float32)
@@ -174,13 +167,6 @@ def test_statistics_are_of_pairs_at_the_best_rate():
     shown = of_means({"language_b": rows, "lstm_b": rows.assign(loss=1.0)})
     assert f"| {other} | 4.00 | {percent(found['mean'], found.half)} | 1 |" in shown
     assert (percent(0.0, 0.01), percent(np.inf)) == ("+0.00 ± 1.00 (none)", "diverged")
-
-
-def test_results_on_other_data_are_not_mixed(tmp_path):
-    results.append(record(plan.Cell("sparse_a", "muon", 0.1, 0)), tmp_path)
-    results.check_data("sparse_a", "0", tmp_path)
-    with pytest.raises(SystemExit, match="other data: 0; here they are 1"):
-        results.check_data("sparse_a", "1", tmp_path)
 
 
 def test_the_kept_results_are_those_of_the_plan():
