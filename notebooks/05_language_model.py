@@ -171,9 +171,9 @@ results = {name: sweep(tx) for name, tx in rows.items()}
 
 # %%
 # Figure: Training loss of each row at its best learning rate, as a mean of 20 steps and of the
-# seeds. All learn at nearly the same speed.
+# seeds. Adam with b1 = 0.9 is the slowest, and the two rows with b1 = 0.5 end lowest.
 # Alt: Training loss in nats per token over 300 steps, with one curve for each of six rows. The
-# curves fall together from 6 to about 3.
+# curves fall close together from 5 to about 3.
 STYLES = {"Adam (b1=0.5)": ":", "Adafactor's recipe (b1=0.5)": ":"}
 fig, ax = plt.subplots(figsize=(8, 4.2))
 window = min(20, STEPS)
@@ -223,10 +223,17 @@ for name, of in results.items():
 table(["row", "bytes", "rate", "test loss", "minus that of adashift_factored"], lines)
 
 # %% [markdown]
-# `adashift_factored` ends below Adam and below Adafactor's recipe at their usual b1 = 0.9, and
-# close to NAdam, which has the same momentum and twice the memory. A shorter plain momentum closes
-# the gap: Adam and Adafactor's recipe with b1 = 0.5 end a little lower. So on this small model with
-# batches of 16 excerpts what counts is the momentum, not v.
+# `adashift_factored` ends 0.087 ± 0.050 nats below Adam and 0.056 ± 0.024 below Adafactor's recipe,
+# both at their usual b1 = 0.9, and the three seeds do not separate it from NAdam, which has the
+# same kind of momentum and twice the memory. With a shorter plain momentum, b1 = 0.5, Adam and
+# Adafactor's recipe end 0.027 ± 0.010 and 0.031 ± 0.007 nats lower than `adashift_factored`. So on
+# this small model with small batches the momentum matters more than how v is kept.
+#
+# The best learning rate of `adashift_factored` is the largest of the grid, and that of the others
+# is in its middle. A still larger rate was not tried here.
+#
+# The kernels of this model are so small that the means of their rows and columns add 0.3 bytes for
+# each parameter. With kernels of 1024 x 1024 they add 0.01.
 #
 # ## How large are the steps of rare words?
 #
@@ -239,7 +246,8 @@ table(["row", "bytes", "rate", "test loss", "minus that of adashift_factored"], 
 
 # %%
 # Figure: The largest step of any element of the embedding, in learning rates. Lines are medians
-# over the seeds, and the dashed line is the bound of `adashift_factored`.
+# over the seeds, and the dashed line is the bound of $|s_t|$ in `adashift_factored`. Its steps stay
+# far below that bound, and between those of Adam and NAdam.
 # Alt: Largest step on a logarithmic scale over 300 steps, for Adam, NAdam, Adafactor's recipe and
 # adashift_factored, with a dashed line that rises from 1 to about 10.
 fig, ax = plt.subplots(figsize=(8, 4.0))
@@ -258,22 +266,24 @@ for name, of in results.items():
     print(f"{name:28} largest step of any seed {of['largest'].max():5.1f} learning rates")
 
 # %% [markdown]
-# The bound of `adashift_factored` is 1 at the first step and 9.8 at step 300, so there is no clip
-# to choose. Nesterov's momentum can exceed it in the first steps, at most 1.5 times.
+# No step of `adashift_factored` exceeds 2.6 learning rates, where Adam with b1 = 0.9 has 2.4 and
+# Adafactor's recipe 8.7. The bound is 1 at the first step and 9.8 at step 300. Nesterov's momentum
+# can exceed it in the first steps, at most 1.5 times.
 #
 # ## The answer
 #
-# Yes, on this small model: in half of Adam's memory and at Adam's learning rate `adashift_factored`
-# ends at a lower test loss than Adam with its usual b1 = 0.9, and than Adafactor's recipe with it.
-# Adam and the recipe with b1 = 0.5 end a little lower still, so try b1 before you credit an
-# optimizer. Its steps are bounded, so you choose no clip. Three seeds of a model of 78,480
-# parameters decide nothing about a large one.
+# Compared at the usual b1 = 0.9: yes. In about half of Adam's memory `adashift_factored` ends 2.9 %
+# below Adam's test loss, and level with NAdam. Its best learning rate is Adam's or a little more.
+# Compared with the best that we found: no. Adam with b1 = 0.5 ends 0.9 % lower, and Adafactor's
+# recipe with b1 = 0.5, which takes as little memory, 1.0 % lower. So try b1 before you credit an
+# optimizer. Its steps for rare words are no larger than NAdam's, so there is no clip to choose.
+# Three seeds of a model of 78,480 parameters decide nothing about a large one.
 
 # %%
 factored = results["adashift_factored"]["largest"]
 assert np.all(factored < 1.5 * bound)  # Nesterov's momentum takes up to 1.5 of today's step
 assert results["Adam (b1=0.9)"]["largest"].max() < 7.3
-assert 1.9 < sizes["Adam (b1=0.9)"] / sizes["adashift_factored"] < 2.01
+assert 1.8 < sizes["Adam (b1=0.9)"] / sizes["adashift_factored"] < 2.01
 if not QUICK:
     assert gaps["Adam (b1=0.9)"][0] > 0
     assert gaps["Adafactor's recipe (b1=0.9)"][0] > 0
