@@ -18,7 +18,7 @@ from contract_runs import jitted, rejecting
 import adashift_optax
 
 RATE, DECAY, STEPS = 0.1, 0.5, 13
-SHAPES = {"matrix": (3, 4), "vector": (5,)}
+SHAPES = {"matrix": (3, 4), "vector": (7,)}
 FROZEN = "vector"  # the leaf that some wrappers leave out; nothing else has an axis of its size
 
 # Rank 1 has no two axes, so that "axes" gives way to the other setting with trees of blocks.
