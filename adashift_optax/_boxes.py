@@ -166,7 +166,7 @@ def check_together(updates: Updates, state: OptState, init: Callable[[Params], A
             got = f"a state with {found}, where init makes {wanted} for these updates"
             remedy = (
                 "Pass gradients of the parameters that init saw, and the state of an optimizer "
+                "with the same arguments; or call init again. Gradients of real parameters "
+                "must be real (jnp.real), of complex ones complex (x.astype)."
             )
-            remedy += "with the same arguments; or call init again. Gradients of real parameters "
-            remedy += "must be real (jnp.real), of complex ones complex (x.astype)."
             refuse(ValueError, "state and updates", "of one optimizer", got, remedy)
