@@ -107,7 +107,7 @@ def main() -> None:
     args = parser.parse_args()
     frames = {s: {t: results.read(t, args.folder) for t in plan.CENTRES[s]} for s in plan.CENTRES}
     tasks = {
-        study: {t: tuned(f, plan.SEEDS[study]) for t, f in of.items() if len(f)}
+        study: {t: tuned(f, plan.seeds_of(study, t)) for t, f in of.items() if len(f)}
         for study, of in frames.items()
     }
     reported = {**tasks["B"], **tasks["D"]}
