@@ -4,7 +4,7 @@ BIN := .venv/bin
 PYTEST = $(BIN)/python -m pytest -n 2 --dist worksteal
 SPHINX = $(BIN)/sphinx-build --quiet --fail-on-warning --keep-going -c docs -d docs/_build/doctrees
 
-.PHONY: demo distributed-demo notebooks check test test-all test-compiled mutants lint bench \
+.PHONY: demo distributed-demo notebooks check test test-all test-compiled versions mutants lint bench \
   bench-compiled docs release-check address clean
 
 demo: .venv/demo
@@ -22,6 +22,10 @@ test: lint
 
 test-all: lint .venv/test-all
 	$(PYTEST) -m ""
+	$(BIN)/python tests/versions.py oldest
+
+versions: .venv/test-all
+	$(BIN)/python tests/versions.py $(ARGS)
 
 mutants: .venv/test
 	$(BIN)/python tests/mutants.py $(ARGS)

@@ -12,26 +12,8 @@ import tempfile
 import time
 from pathlib import Path
 
-from environments import BIN, ROOT, find_python, make_environment, run, show_all_pythons, uv
-
-PYTHONS = ("3.11", "3.12", "3.13", "3.14")
-# The oldest and the newest of everything that pyproject.toml allows, and between them the newest
-# patch of each minor version of JAX with the newest Optax, Flax and Orbax that go with it.
-VERSIONS = {
-    "oldest": ("--resolution", "lowest-direct"),
-    **{f"0.{minor}": (f"jax==0.{minor}.*", f"jaxlib==0.{minor}.*") for minor in range(6, 11)},
-    "newest": (),
-}
-SHOWN = ("jax", "jaxlib", "optax", "flax", "orbax-checkpoint", "numpy")
-# Wheels only, so that a version without one for this Python is not its oldest.
-WHEELS = ("--only-binary", ":all:")
-TOOLS = ("chex>=0.1.90", "pytest>=9.0", "pytest-xdist>=3.8")
-# What a version of JAX, Optax, Flax or Orbax can break: updates against the reference, wrappers,
-# sharding, boxes and checkpoints. What compiled programs are like is tested on one version only.
-CORE = (
-    "test_exact.py test_contract.py test_sharding.py test_shard_map.py test_flax.py test_masks.py",
-    "test_checkpoint.py test_injection.py test_recipes.py test_distributed.py",
-)
+from environments import BIN, ROOT, find_python, run, show_all_pythons, uv
+from versions import PYTHONS, VERSIONS, WHEELS, check_alone, check_versions
 
 
 def build(tmp):
@@ -61,41 +43,6 @@ def check_files():
         run(BIN / "check-jsonschema", "--builtin-schema", f"vendor.{schema}", *files)
 
 
-def check_alone(package, tmp, python, pins=()):
-    """`package` in an environment of its own, without extras, away from the repository."""
-    folder = tmp / "alone"
-    shutil.rmtree(folder, ignore_errors=True)
-    installed = make_environment(folder, python, package, *pins)
-    run(installed, "-I", ROOT / "tests" / "smoke.py", cwd=tmp)
-    return installed
-
-
-def check_versions(which, python, wheel, source, tmp):
-    """The wheel with some versions of what it needs: what users have alone, and CORE."""
-    wanted = VERSIONS[which]
-    options = [option for option in wanted if "==" not in option]
-    tools = tmp / f"{which}.in"
-    tools.write_text("\n".join((*TOOLS, *(x for x in wanted if x not in options))))
-    pins = tmp / f"{which}.txt"
-    extras = ("--python", python, "--extra", "distributed", ROOT / "pyproject.toml", tools)
-    uv("pip", "compile", *extras, *WHEELS, *options, "--output-file", pins)
-    lines = pins.read_text(encoding="utf-8").splitlines()
-    chosen = [line for line in lines if line.split("==")[0] in SHOWN]
-    check_alone(wheel, tmp, python, [c for c in chosen if c.startswith(("jax", "optax", "numpy"))])
-    installed = make_environment(tmp / which, python, "--requirement", pins)
-    uv("pip", "install", "--python", installed, "--no-deps", wheel)
-    version = run(installed, "--version", quiet=True).strip()
-    summary = f"{which}: {version}, {', '.join(chosen)}"
-    print(summary)
-    # Without the sources beside them: what is tested is the wheel. What other versions deprecate
-    # is no error here.
-    shutil.rmtree(source / "adashift_optax", ignore_errors=True)
-    tests = [f"tests/{name}" for name in " ".join(CORE).split()]
-    pytest = ("-I", "-m", "pytest", "-W", "default", "-n", "logical", "--dist", "worksteal")
-    run(installed, *pytest, *tests, cwd=source)
-    return summary
-
-
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--only", nargs="+", choices=VERSIONS, default=VERSIONS, metavar="VERSION")
@@ -122,10 +69,8 @@ def main():
         found += [line for line in report.splitlines() if "completeness" in line]
         imports = run(alone, "-I", ROOT / "tests" / "import_time.py", cwd=tmp, quiet=True)
         found += imports.splitlines()
-        for which in args.only:
-            order = PYTHONS[::-1] if which == "newest" else PYTHONS
-            python = find_python([args.python] if args.python else order)
-            found.append(check_versions(which, python, wheel, source, tmp))
+        shutil.rmtree(source / "adashift_optax")  # so that what is tested is the wheel
+        found += [check_versions(x, wheel, source, tmp, args.python) for x in args.only]
     print("\nrelease-check passed.", *found, f"{time.monotonic() - start:.0f} s", sep="\n- ")
 
 

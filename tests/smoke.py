@@ -13,16 +13,9 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 
 import adashift_optax
-from adashift_optax import (
-    adashift,
-    adashift_factored,
-    adashiftw,
-    scale_by_adashift,
-    state_bytes,
-)
+from adashift_optax import adashift_factored, scale_by_adashift
 
 PUBLIC = {
     "STATIC_ARGS",
@@ -35,8 +28,6 @@ PUBLIC = {
     "scale_by_adashift_factored",
     "state_bytes",
 }
-VARIANTS = ({}, {"phi": "none"}, {"n": 1, "b1": 0}, {"queue_dtype": "bfloat16"})
-FACTORED = (adashift_factored(0.1), adashift_factored(0.1, mu_dtype="bfloat16"))
 EXTRAS = ("flax", "equinox", "orbax", "matplotlib", "sklearn", "pytest")
 
 
@@ -71,24 +62,12 @@ def check_known_numbers():
         update, state = jax.jit(tx.update)(jnp.asarray(g), state)
         updates.append(float(update))
     np.testing.assert_allclose(updates, [0, 0, 8 / 3, 11 / 3 / 3**0.5], rtol=1e-6)
-
-
-def check_training():
-    """Every kind of optimizer descends."""
-    start = {"w": jnp.arange(8.0), "b": jnp.ones([])}
-    assert state_bytes(adashift(0.1), start) > state_bytes(optax.adam(0.1), start)
-    for tx in (*(make(0.1, **kw) for make in (adashift, adashiftw) for kw in VARIANTS), *FACTORED):
-        chain = optax.chain(optax.clip_by_global_norm(10.0), tx)
-        params, state, update = start, chain.init(start), jax.jit(chain.update)
-        for _ in range(60):
-            updates, state = update(params, state, params)  # the gradient of half of the square
-            params = optax.apply_updates(params, updates)
-        assert optax.tree.norm(params) < 0.7 * optax.tree.norm(start), tx
+    tx, g = adashift_factored(0.1, b1=0), jnp.array([[3.0, -4.0]])  # its first step is the sign
+    np.testing.assert_allclose(tx.update(g, tx.init(g))[0], [[-0.1, 0.1]], rtol=1e-6)
 
 
 if __name__ == "__main__":
     check_installation()
     check_the_demo_says_what_it_lacks()
     check_known_numbers()
-    check_training()
-    print(f"smoke: adashift_optax {adashift_optax.__version__}, jax {jax.__version__}, 4 checks")
+    print(f"smoke: adashift_optax {adashift_optax.__version__}, jax {jax.__version__}, 3 checks")

@@ -11,7 +11,6 @@ import pandas as pd
 
 from benchmarks import tables
 from benchmarks.optimizers import CONTROLS, EVERY, OURS, RIVALS
-from benchmarks.speed.run import slug
 from benchmarks.speed.timing import Settings, interleave, ratios
 
 
@@ -59,9 +58,3 @@ def test_every_run_is_timed_once_a_round():
         assert seconds.shape == (3, 2)
         assert (seconds["slow"] > seconds["fast"]).all()
         assert sorted(calls) == sorted((n, k) for n in runs for k in (2, *(lengths * 3)))
-
-
-def test_the_name_of_a_machine_is_a_name_of_a_folder():
-    assert (
-        slug("cpu", "Intel(R) Xeon(R) CPU @ 2.5GHz, 2 cores") == "cpu-intel-xeon-cpu-2-5ghz-2-cores"
-    )

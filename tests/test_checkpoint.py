@@ -35,13 +35,14 @@ def test_orbax(types, tmp_path):
     """All layouts, saved in mid-run, restored on three meshes, and run to the end on two."""
     all_ = SideBySide(settings.LAYOUTS)
     mesh = make_mesh(types)
-    with set_mesh(mesh), ocp.StandardCheckpointer() as checkpointer:
+    with set_mesh(mesh):
         params = place(mesh, make_arrays())
         start = jax.device_put(all_.init(params), all_.shardings(params))
         update = jax.jit(all_.update)
         _, saved = all_.run(mesh, start, range(SAVED_AT), update)
         wanted, _ = all_.run(mesh, saved, range(SAVED_AT, STEPS), update)
-        checkpointer.save(tmp_path / "state", saved)  # last: on JAX 0.6 Orbax sets another mesh
+    with ocp.StandardCheckpointer() as checkpointer:  # no mesh is set: on JAX 0.6 it cannot save
+        checkpointer.save(tmp_path / "state", saved)
     for shape in ((4, 2), (2, 4), (8, 1)):
         mesh = make_mesh(types, shape)
         with set_mesh(mesh), ocp.StandardCheckpointer() as checkpointer:

@@ -4,13 +4,11 @@ import io
 import math
 import sys
 
-import numpy as np
 import pandas as pd
 import pytest
 from demo_runs import comparison, rows
 
-from adashift_optax.__main__ import main
-from adashift_optax.demo import _picture, _results, _table, _training
+from adashift_optax.demo import _results, _table
 
 
 def shown(monkeypatch, width, encoding="utf-8", seeds=(0, 1)):
@@ -51,27 +49,3 @@ def test_select_takes_the_last_epoch_and_never_a_diverged_run():
     selected = _results.select(pd.concat([table, table.assign(optimizer="adopt")]))
     assert [*selected] == ["adam", "adopt"]
     assert all(set(best["learning_rate"]) == {0.2} for best in selected.values())
-
-
-def test_names_move_apart_no_further_than_needed():
-    heights = np.array([0.5, 0.1, 0.5, 0.99])
-    apart = _picture.spread_out(heights, 0.1)
-    np.testing.assert_allclose(apart, [0.45, 0.1, 0.55, 0.99])
-    crowd = _picture.spread_out(np.full(5, 0.98), 0.1)
-    np.testing.assert_allclose(crowd, [0.6, 0.7, 0.8, 0.9, 1.0])
-
-
-def test_a_diverged_optimizer_leaves_the_picture_of_the_others(tmp_path):
-    selected = _results.select(comparison())
-    selected["adam"] = selected["adam"].assign(train_loss=math.nan)
-    _picture.save_figure(selected, "digits", tmp_path / "digits.png")
-    assert (tmp_path / "digits.png").exists()
-
-
-def test_names_of_files_that_the_terminal_cannot_show(tmp_path, monkeypatch):
-    monkeypatch.setattr(_training, "compare", lambda *args: iter([comparison()]))
-    stream = io.TextIOWrapper(io.BytesIO(), "ascii")
-    monkeypatch.setattr(sys, "stdout", stream)
-    assert main(["--output", str(tmp_path / "é")]) == 0
-    stream.flush()
-    assert rb"\xe9" in stream.buffer.getvalue()

@@ -98,17 +98,6 @@ def test_a_copy_is_a_kernel_and_a_prefetch_to_another_memory_is_none(space, copi
     assert program.moved == moved * BYTES
 
 
-def test_only_copies_of_arguments_and_to_results_count():
-    body = f"""\
-  %y = {LEAF} negate(%x)
-  %inner = {LEAF} copy(%y)
-  %z = {LEAF} negate(%inner)
-  ROOT %last = {LEAF} copy(%z)"""
-    program = Program(entry({"x": LEAF}, body))
-    assert program.copies(BYTES) == ["last"]
-    assert program.copies(BYTES + 1) == []
-
-
 def test_an_update_that_joins_its_matmul():
     """A kernel reads an array once, however it is reached."""
     product = f"  ROOT %product = {LEAF} convolution(%a, %b), dim_labels=bf_io->bf"

@@ -1,6 +1,5 @@
 """The paper's MNIST figures: their plan, the script that runs it, and the results that are kept."""
 
-import itertools
 import json
 import math
 
@@ -97,15 +96,6 @@ def test_a_run_that_diverges_stops_and_is_written(runner, tmp_path):
     assert json.loads(record.curve)["loss"] == [None]
     assert tuple(results.read(FILE, tmp_path).iloc[0, :4]) == bad
     assert digits([1.23456789, math.inf]) == [1.23457, None]
-
-
-def test_a_killed_script_goes_on_where_it_was(runner, tmp_path):
-    todo = [cell for cell in cells(TINY) if cell.optimizer == "SGD"][:4]
-    list(itertools.islice(work(todo, runner, tmp_path), 3))
-    path = tmp_path / f"{FILE}.csv"
-    path.write_bytes(path.read_bytes()[:-7])  # killed within its third line
-    assert [record[:4] for record in work(todo, runner, tmp_path)] == todo[2:]
-    assert not list(work(todo, runner, tmp_path))
 
 
 def test_all_training_images_are_used(tmp_path, monkeypatch):

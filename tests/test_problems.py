@@ -73,8 +73,3 @@ def test_who_goes_the_wrong_way():
         assert np.all(right[make] - right[adashift] > 0.3)
         assert np.mean(right[make]) > 0.1
     assert wrong[adashift] < -0.9
-
-
-def test_steps_that_do_not_divide():
-    with pytest.raises(ValueError, match=r"steps must be a multiple .*steps=7, every=3.*steps=6"):
-        trajectory(sequential(), optax.sgd(0.1), 7, jax.random.key(0), every=3)

@@ -39,23 +39,6 @@ def test_the_gallery_shows_every_notebook(tmp_path):
         assert re.search(entry, page, re.M)
 
 
-def test_an_entry_of_the_gallery_may_choose_its_picture(tmp_path):
-    books = {path.stem: SITE["code_cells"](json.loads(read(path))) for path in NOTEBOOKS}
-    stem = max(books, key=lambda stem: len(list(filter(SITE["pictures"], books[stem]))))
-    for number, comment in enumerate(("", "<!-- picture 2 -->"), start=1):
-        page = SITE["gallery"](f"- [Title](../notebooks/{stem}.ipynb){comment}. Text.", tmp_path)
-        content, alt = SITE["picture"](stem, number)
-        assert (tmp_path / f"{stem}.png").read_bytes() == content
-        assert re.sub(r"([\[\]*_`])", r"\\\1", alt) in page
-        assert page.endswith("ipynb)**. Text.")
-
-
-def test_names_in_code_break_where_their_words_end():
-    code = '<span class="pre">optax.scale_by_x(b1=0.5)</span> in_prose'
-    parts = '<span class="pre">optax.<wbr>scale_<wbr>by_<wbr>x(<wbr>b1=0.5)</span> in_prose'
-    assert SITE["breakable"](code) == parts
-
-
 def test_a_notebook_becomes_a_page():
     figure = {"data": {"image/png": base64.b64encode(b"picture").decode()}}
     comment = "# Figure: One line\n# and another.\n# Alt: A line.\n"

@@ -2,6 +2,7 @@
 
 import functools
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -118,6 +119,8 @@ def test_count_saturates_and_the_ring_still_turns():
         run(jnp.int32(count), early, grads[20:]) for count in (LARGEST - 2, 2**30)
     )
     jax.tree.map(assert_same_bits, updates, wanted)
+    _, corrupted = run(jnp.int32(-1), early, grads[20:])
+    chex.assert_tree_all_finite(corrupted)
     for name in NAMES:
         assert np.all(np.any(updates[name], (1, 2))), name
         assert late[name].count == LARGEST
