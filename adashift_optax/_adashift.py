@@ -25,9 +25,9 @@ N, B1, B2, EPS, PHI = 10, 0.9, 0.999, 1e-10, "max"
 class ScaleByAdashiftState(NamedTuple):
     """State of :func:`scale_by_adashift` after t updates.
 
-    Every array is float32 or wider (complex64 or wider where it holds gradients of complex
-    parameters), whatever the dtypes of parameters and gradients, except a ``queue`` in bfloat16. A
-    ring is an array with a new leading axis of n + 1 slots.
+    All but the two counters is float32 or wider (complex64 or wider where it holds gradients of
+    complex parameters), whatever the dtypes of parameters and gradients, except a ``queue`` in
+    bfloat16. A ring is an array with a new leading axis of n + 1 slots.
 
     Attributes:
       count: t, int32 scalar. It stops at the largest int32 instead of overflowing.
@@ -35,8 +35,8 @@ class ScaleByAdashiftState(NamedTuple):
       mu: m_t, a tree like the parameters. None if m_t is the gradient: for b1 = 0 or n = 1.
       nu: v_t before bias correction, real.
 
-        - One block for each leaf: vectors of up to 8 entries, one entry for each leaf, in the order
-          of ``jax.tree.leaves``.
+        - By default, where a leaf is a block: one number for each leaf, 8 of them in a vector (in
+          the last one perhaps fewer), in the order of ``jax.tree.leaves``.
         - ``block_axes``: a tree like the parameters, in which the reduced axes have size 1.
         - ``phi="none"``: a tree like the parameters.
 
@@ -71,7 +71,7 @@ def scale_by_adashift(
       b1: decay of the weights in the window.
       b2: decay of the second moment.
       eps: added to the denominator.
-      n: the delay in steps and the length of the momentum window.
+      n: the delay in steps and the length of the momentum window. None: 10.
       phi: what the squared gradients of a block are reduced to.
       block_axes: the axes of a leaf that form one block together.
       queue_dtype: the dtype in which the queue holds gradients.
@@ -114,11 +114,12 @@ def init(
 def update(
     moments: Moments, n: int, blocks: Blocks, g: Arrays, paths: Paths, old: ScaleByAdashiftState
 ) -> tuple[Arrays, ScaleByAdashiftState]:
-    """u_t and the next state, all trees as lists of leaves."""
+    """u_t without the paper's -alpha, and the next state, all trees as lists of leaves."""
     (b1, b2, eps), (_, slot, _, _, queue, nu_queue) = moments, old
     t: Any = optax.safe_increment(old.count)
 
-    # The queue takes in g_t and gives out g_{t-n}.
+    # The queue takes in g_t and gives out g_{t-n}, of other slots; before there is one it is 0.
+    # g_in is g_t as the queue holds it, so that it enters m as it will leave it.
     g_in = g_out = g
     if queue is not None:
         queue, g_in, g_out = _ring.push(queue, g, slot, n)
@@ -127,29 +128,35 @@ def update(
     mu = None if old.mu is None else each(partial(windowed, b1, n), old.mu, g_in, g_out)
     m = each(num.widened, g) if mu is None else mu
 
-    # v_t = b2 v_{t-1} + (1 - b2) phi(g_{t-n}^2)
+    # v_t = b2 v_{t-1} + (1 - b2) phi(g_{t-n}^2), from a queue of phi(g^2) if it is a few numbers
     if nu_queue is None:
-        x = blocks.squares(g_out, paths, old.nu)
+        leaving = blocks.squares(g_out, paths, old.nu)
     else:
-        x = _ring.read(nu_queue, slot, n)
-        today = blocks.squares(apart_on_cpu(g), paths, old.nu)
-        nu_queue = _ring.write(nu_queue, today, slot)
-    nu = each(lambda v, x: num.joined(v, x, num.one_minus(b2, v.dtype)), old.nu, x)
+        leaving = _ring.read(nu_queue, slot, n)
+        entering = blocks.squares(apart_on_cpu(g), paths, old.nu)  # g, for one more reader
+        nu_queue = _ring.write(nu_queue, entering, slot)
+    nu = each(lambda v, x: num.joined(v, x, num.one_minus(b2, v.dtype)), old.nu, leaving)
 
-    # vhat_t = v_t / (1 - b2^(t-n)),   u_t = m_t / (sqrt(vhat_t) + eps)
+    # vhat_t = v_t / (1 - b2^(t-n)),   u_t = m_t / (sqrt(vhat_t) + eps): 0 where v_t is, as for
+    # t <= n, where the power counts as b2^1. `spread` gives each leaf its scale.
     to_vhat = 1 / num.one_minus_power(b2, t - n, num.widest(v.dtype for v in nu))
     scales = each(lambda v: num.inverse_root(v * to_vhat.astype(v.dtype), eps), nu)
     u = each(num.times, m, blocks.spread(scales, len(m)))
     return u, ScaleByAdashiftState(t, _ring.after(slot, n), mu, nu, queue, nu_queue)
 
 
-def windowed(b1: ArrayLike, n: int, m: jax.Array, g: jax.Array, old: jax.Array) -> jax.Array:
-    """m_t of one leaf by its recurrence, whose rounding errors shrink by b1 at every step."""
-    xp = jnp
+def windowed(b1: ArrayLike, n: int, m: jax.Array, g_in: jax.Array, g_out: jax.Array) -> jax.Array:
+    """m_t of one leaf: b1 m_{t-1} + (g_t - b1^n g_{t-n}) / sum_{i<n} b1^i, which is the same sum.
+
+    Its rounding errors shrink by b1 at every step.
+    """
+    # b1 is rounded first, as in b1 m, or a gradient would leave with another weight than it has.
+    real = jnp.finfo(m.dtype).dtype
     if isinstance(b1, float):
-        # Rounded first, or a gradient would fade by another b1 than the one it leaves with.
-        xp, b1 = np, float(np.asarray(b1, jnp.finfo(m.dtype).dtype))
-    powers = b1 ** xp.arange(n + 1, dtype=xp.result_type(b1))
+        xp, b1 = np, np.asarray(b1, real).astype(float)
+    else:
+        xp, b1 = jnp, num.rounded(jnp.asarray(b1, float), real)
+    powers = b1 ** xp.arange(n + 1, dtype=b1.dtype)
     total = xp.sum(powers[:-1])
     keep, enter, leave = (jnp.asarray(w, m.dtype) for w in (b1, 1 / total, powers[-1] / total))
-    return keep * m + (enter * g.astype(m.dtype) - leave * old.astype(m.dtype))
+    return keep * m + (enter * g_in.astype(m.dtype) - leave * g_out.astype(m.dtype))

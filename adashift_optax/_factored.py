@@ -1,4 +1,9 @@
-"""Factored AdaShift: what needs a sum is a step old, what needs none is of today."""
+"""Factored AdaShift: what needs a sum is a step old, what needs none is of today.
+
+There is no queue and no n. R and C, the means of squares over rows and columns of the last two
+axes, are those of step t - 1, and g_t^2 joins each element's v. In a leaf of rank 0 or 1 every
+element has its own v: v_t = (1 - a_t) v_{t-1} + a_t g_t^2.
+"""
 
 from functools import partial
 from typing import Any, NamedTuple
@@ -19,14 +24,15 @@ from adashift_optax._chain import narrowing
 from adashift_optax._checks import Moments
 from adashift_optax._xla import apart_on_cpu, zeros_like
 
-Factors = tuple[jax.Array, jax.Array, jax.Array, jax.Array]  # of one leaf: R, C, mean(R), and a_t
+# Of one leaf at step t: R_{t-1}, C_{t-1}, mean(R_{t-1}), and a_t.
+Factors = tuple[jax.Array, jax.Array, jax.Array, jax.Array]
 
 
 class ScaleByAdashiftFactoredState(NamedTuple):
     """State of :func:`scale_by_adashift_factored` after t updates.
 
-    Every array is float32 or wider (``mu`` is complex where parameters are), whatever the dtypes of
-    parameters and gradients, except a ``mu`` with a ``mu_dtype``.
+    All but the counter is float32 or wider (``mu`` is complex where parameters are), whatever the
+    dtypes of parameters and gradients, except a ``mu`` with a ``mu_dtype``.
 
     Attributes:
       count: t, int32 scalar. It stops at the largest int32 instead of overflowing.
@@ -90,7 +96,7 @@ def init(averages: bool, dtype: np.dtype | None, params: Params) -> ScaleByAdash
         # A reduction, so that the axes that stay keep their sharding.
         return jnp.sum(zeros, axes, keepdims=True)
 
-    return ScaleByAdashiftFactoredState(
+    return ScaleByAdashiftFactoredState(  # count, mu, rows, columns, means
         jnp.zeros([], jnp.int32),
         zeros_of(params, dtype) if averages else None,
         *(map_to_others(partial(reduced, axes), params) for axes in ((-1,), (-2,), (-2, -1))),
@@ -100,41 +106,38 @@ def init(averages: bool, dtype: np.dtype | None, params: Params) -> ScaleByAdash
 def update(
     moments: Moments, g: Arrays, paths: Paths, old: ScaleByAdashiftFactoredState
 ) -> tuple[Arrays, ScaleByAdashiftFactoredState]:
-    """u_t and the next state, all trees as lists of leaves."""
-    b1, b2, eps = moments
+    """u_t, which the learning rate and -1 will multiply, and the next state: lists of leaves."""
+    (b1, b2, eps), (_, mu, rows, columns, mean_r) = moments, old
     t: Any = optax.safe_increment(old.count)
-    a = [share(b2, t, v.dtype) for v in old.rows]
-    factors = [*zip(old.rows, old.columns, old.means, a, strict=True)]
-    # XLA on CPU would store what is made of g for two readers: 3 times as slow.
+    # a_t = max(1 - b2, t^-0.8), so that a_1 = 1
+    a = [jnp.maximum(num.one_minus(b2, v.dtype), t.astype(v.dtype) ** -0.8) for v in rows]
+    factors = [*zip(rows, columns, mean_r, a, strict=True)]
+    # The same g for each reader: what two of them make of one array, XLA on CPU would store, at 3
+    # times the time. (Each is made of the one before, because equal ones would become one again.)
     g_again = apart_on_cpu(g)
     g_rows = apart_on_cpu(g_again)
     g_columns = apart_on_cpu(g_rows)
 
     # v_t = (1 - a_t) R_{t-1} C_{t-1} / mean(R_{t-1}) + a_t g_t^2,   s_t = g_t / (sqrt(v_t) + eps)
-    mu, u = None, each(partial(scaled, eps), g, factors)
-    if old.mu is not None:
+    u = s = each(partial(scaled, eps), g, factors)
+    if mu is not None:
         # m_t = b1 m_{t-1} + (1 - b1) s_t
-        mu = each(partial(averaged, b1), old.mu, u)
+        mu = each(partial(averaged, b1), mu, s)
         # u_t = b1 m_t / (1 - b1^(t+1)) + (1 - b1) s_t / (1 - b1^t), with s_t made again
         s = each(partial(scaled, eps), g_again, factors)
         u = each(partial(looked_ahead, b1, t), mu, s)
 
     # R_t, C_t and mean(R_t): nothing above waits for them.
-    new = each(means, g_rows, g_columns, factors)
+    new = each(accumulated, g_rows, g_columns, factors)
     return u, ScaleByAdashiftFactoredState(t, mu, *([x[k] for x in new] for k in range(3)))
-
-
-def share(b2: ArrayLike, t: jax.Array, dtype: jnp.dtype) -> jax.Array:
-    """a_t = max(1 - b2, t^-0.8), so that a_1 = 1."""
-    return jnp.maximum(num.one_minus(b2, dtype), t.astype(dtype) ** -0.8)
 
 
 @num.inlined
 def scaled(eps: ArrayLike, g: jax.Array, factors: Factors) -> jax.Array:
     """s_t of one leaf."""
-    r, c, both, a = factors
-    # The ratio first: the product may underflow.
-    v = r if g.ndim < 2 else jnp.where(both > 0, r / jnp.where(both > 0, both, 1), 0) * c
+    r, c, mean_r, a = factors
+    # The ratio first: the product may underflow. Before the first gradient there is 0 / 0: it is 0.
+    v = r if g.ndim < 2 else jnp.where(mean_r > 0, r / jnp.where(mean_r > 0, mean_r, 1), 0) * c
     v = (v - a * v) + num.squared(g, a).astype(v.dtype)
     return num.times(num.widened(g), num.inverse_root(v, eps))
 
@@ -147,7 +150,7 @@ def averaged(b1: ArrayLike, m: jax.Array, s: jax.Array) -> jax.Array:
 
 
 def looked_ahead(b1: ArrayLike, t: Any, m: jax.Array, s: jax.Array) -> jax.Array:
-    """u_t of one leaf: Nesterov's momentum, as in ``optax.adam``."""
+    """u_t of one leaf: Nesterov's momentum, as in ``optax.adam(nesterov=True)``."""
     m = num.widened(m)
     real = jnp.finfo(m.dtype).dtype
     of_m = jnp.asarray(b1, real) / num.one_minus_power(b1, optax.safe_increment(t), real)
@@ -156,13 +159,14 @@ def looked_ahead(b1: ArrayLike, t: Any, m: jax.Array, s: jax.Array) -> jax.Array
 
 
 @num.inlined
-def means(g: jax.Array, again: jax.Array, factors: Factors) -> tuple[jax.Array, ...]:
-    """R_t, C_t and mean(R_t) of one leaf; `again` is g for one more reader."""
-    r, c, both, a = factors
-    if g.ndim < 2:
-        return num.joined(r, num.squared(g).astype(r.dtype), a), c, both
-    rows = num.mean(num.squared(g), (-1,), keepdims=True).astype(r.dtype)
-    columns = num.mean(num.squared(again), (-2,), keepdims=True).astype(r.dtype)
-    # Of the means of rows, which are there: of all squares XLA on CPU would sum once more.
-    of_rows = num.mean(rows, (-2,), keepdims=True)
-    return num.joined(r, rows, a), num.joined(c, columns, a), num.joined(both, of_rows, a)
+def accumulated(g_rows: jax.Array, g_columns: jax.Array, factors: Factors) -> tuple[jax.Array, ...]:
+    """R_t, C_t and mean(R_t) of one leaf. Both g are the same."""
+    r, c, mean_r, a = factors
+    if g_rows.ndim < 2:
+        return num.joined(r, num.squared(g_rows).astype(r.dtype), a), c, mean_r
+    rows = num.mean(num.squared(g_rows), (-1,), keepdims=True).astype(r.dtype)
+    columns = num.mean(num.squared(g_columns), (-2,), keepdims=True).astype(r.dtype)
+    # mean(R_t) by the recurrence of R_t: of R_t itself it would be an all-reduce where rows are
+    # sharded. Of the means of rows, which are there: XLA on CPU would sum all squares once more.
+    whole = num.mean(rows, (-2,), keepdims=True)
+    return num.joined(r, rows, a), num.joined(c, columns, a), num.joined(mean_r, whole, a)

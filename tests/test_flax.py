@@ -104,11 +104,10 @@ def assert_in_place(found, shape, spec):
         ranks = [0] * (name not in ("b1=0", "factored b1=0"))
         ranks += [1] * (name in ("max", "axes", "none bfloat16"))
         for lead in ranks:
-            like = [x for x in of_state if x.shape[lead:] == shape and x.ndim == lead + len(shape)]
-            assert like, name
-            for x in like:
-                want = NamedSharding(x.sharding.mesh, P(*[None] * lead, *spec))
-                assert x.sharding.is_equivalent_to(want, x.ndim), (name, x.sharding)
+            at = P(*[None] * lead, *spec)
+            like = [x.sharding for x in of_state if x.shape[lead:] == shape and x.ndim == len(at)]
+            same = {s.is_equivalent_to(NamedSharding(s.mesh, at), len(at)) for s in like}
+            assert same == {True}, (name, like)
 
 
 def rings(state):
