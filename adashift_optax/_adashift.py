@@ -18,7 +18,7 @@ from adashift_optax._chain import narrowing
 from adashift_optax._checks import Moments
 from adashift_optax._xla import apart_on_cpu
 
-# The defaults of every public function, in this one place: the paper's.
+# The paper's defaults. Of `adashift_factored` b1 is another: benchmarks/evidence has chosen it.
 N, B1, B2, EPS, PHI = 10, 0.9, 0.999, 1e-10, "max"
 
 

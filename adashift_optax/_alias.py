@@ -164,7 +164,7 @@ def adashiftw(
 
 def adashift_factored(
     learning_rate: optax.ScalarOrSchedule,
-    b1: ArrayLike = B1,
+    b1: ArrayLike = 0.8,
     b2: ArrayLike = B2,
     eps: ArrayLike = EPS,
     mu_dtype: DTypeLike | None = None,
@@ -182,7 +182,7 @@ def adashift_factored(
 
     .. math::
 
-      a_t &= \max(1 - \beta_2,\, t^{-0.8}) \\
+      a_t &= (1 - \beta_2) / (1 - \beta_2^t) \\
       v_t[i,j] &= (1 - a_t)\, R_{t-1}[i]\, C_{t-1}[j] / \mathrm{mean}(R_{t-1}) + a_t\, g_t[i,j]^2 \\
       s_t &= g_t / (\sqrt{v_t} + \epsilon) \\
       m_t &= \beta_1 m_{t-1} + (1 - \beta_1)\, s_t \\
@@ -232,13 +232,13 @@ def adashift_factored(
       ...     updates, state = tx.update(jax.grad(f)(x), state)
       ...     x = optax.apply_updates(x, updates)
       ...     print(f"{f(x):.2f}")
-      27.14
-      25.06
-      23.23
-      21.55
+      27.19
+      25.14
+      23.33
+      21.67
 
     References:
-      The factors and :math:`a_t`: Shazeer & Stern, `Adafactor <https://arxiv.org/abs/1804.04235>`_,
+      The factors: Shazeer & Stern, `Adafactor <https://arxiv.org/abs/1804.04235>`_,
       2018. Scale first, then average: Taniguchi et al., `ADOPT
       <https://arxiv.org/abs/2411.02853>`_, NeurIPS 2024. The delay: Zhou et al., `AdaShift
       <https://arxiv.org/abs/1810.00143>`_, ICLR 2019. Nesterov's momentum: Dozat, NAdam, 2016.

@@ -18,7 +18,7 @@ from optax import GradientTransformationExtraArgs, Params
 
 from adashift_optax import _checks
 from adashift_optax import _numbers as num
-from adashift_optax._adashift import B1, B2, EPS
+from adashift_optax._adashift import B2, EPS
 from adashift_optax._boxes import Arrays, Paths, each, leaf_by_leaf, map_to_others, zeros_of
 from adashift_optax._chain import narrowing
 from adashift_optax._checks import Moments
@@ -53,7 +53,7 @@ class ScaleByAdashiftFactoredState(NamedTuple):
 
 
 def scale_by_adashift_factored(
-    b1: ArrayLike = B1,
+    b1: ArrayLike = 0.8,
     b2: ArrayLike = B2,
     eps: ArrayLike = EPS,
     mu_dtype: DTypeLike | None = None,
@@ -109,8 +109,8 @@ def update(
     """u_t, which the learning rate and -1 will multiply, and the next state: lists of leaves."""
     (b1, b2, eps), (_, mu, rows, columns, mean_r) = moments, old
     t: Any = optax.safe_increment(old.count)
-    # a_t = max(1 - b2, t^-0.8), so that a_1 = 1
-    a = [jnp.maximum(num.one_minus(b2, v.dtype), t.astype(v.dtype) ** -0.8) for v in rows]
+    # a_t = (1 - b2) / (1 - b2^t): Adam's weight and its bias correction in one, and a_1 = 1
+    a = [num.one_minus(b2, v.dtype) / num.one_minus_power(b2, t, v.dtype) for v in rows]
     factors = [*zip(rows, columns, mean_r, a, strict=True)]
     # The same g for each reader: what two of them make of one array, XLA on CPU would store, at 3
     # times the time. (Each is made of the one before, because equal ones would become one again.)

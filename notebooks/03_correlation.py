@@ -178,7 +178,7 @@ both = jax.tree.map(lambda *g: jnp.stack(g), kernels, shuffled)
 
 def factored_v(state, grads, t, b2):
     """v_t of `adashift_factored`, from the state before the update of step t."""
-    a = jnp.maximum(1 - b2, t**-0.8)
+    a = (1 - b2) / (1 - b2**t)
 
     def one(g, rows, columns, mean):
         return (1 - a) * rows * columns / jnp.where(mean > 0, mean, 1) + a * g**2

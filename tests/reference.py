@@ -70,7 +70,7 @@ def adashift(
     return updates, scales
 
 
-def factored(grads, b1=0.9, b2=0.999, eps=1e-10, *, limit=LARGEST, kept=lambda m: m):
+def factored(grads, b1=0.8, b2=0.999, eps=1e-10, *, limit=LARGEST, kept=lambda m: m):
     """The updates u_t of one leaf of `adashift_factored`, and their scales.
 
     `limit`: an element whose square is above it makes a step of 0, and a mean above it does not
@@ -82,7 +82,7 @@ def factored(grads, b1=0.9, b2=0.999, eps=1e-10, *, limit=LARGEST, kept=lambda m
     m, size = np.zeros_like(grads[0]), zeros
     updates, scales = [], []
     for t, g in enumerate(grads, 1):
-        a = max(1 - b2, t**-0.8)
+        a = (1 - b2) / (1 - b2**t)
         g2 = np.abs(g) ** 2
         v = np.zeros(g.shape)
         for index in np.ndindex(g.shape):

@@ -25,8 +25,8 @@ OURS = {
     "axes": functools.partial(ours, block_axes=lambda path, leaf: (leaf.ndim - 1,)),
     "b1=0": functools.partial(ours, b1=0),
     "bfloat16": functools.partial(ours, queue_dtype="bfloat16"),
-    "factored": functools.partial(adashift_factored, RATE),
-    "factored, b1=0": functools.partial(adashift_factored, RATE, b1=0),
+    "factored": functools.partial(adashift_factored, RATE, 0.9),
+    "factored, b1=0": functools.partial(adashift_factored, RATE, 0),
 }
 
 pytestmark = pytest.mark.usefixtures("standard_promotion")
@@ -121,8 +121,8 @@ def test_masks_are_those_of_optax(mask):
     mask, params = MASKS[mask]
     decayed = dict(weight_decay=DECAY, mask=mask)
     wanted = [optax.adamw(RATE, **decayed), optax.adamw(RATE, **decayed, nesterov=True)]
-    found = [adashiftw(RATE, n=N, **decayed), adashift_factored(RATE, **decayed)]
-    masked = [optax.masked(tx, mask) for tx in (*ADAMS, ours(), adashift_factored(RATE))]
+    found = [adashiftw(RATE, n=N, **decayed), adashift_factored(RATE, 0.9, **decayed)]
+    masked = [optax.masked(tx, mask) for tx in (*ADAMS, ours(), adashift_factored(RATE, 0.9))]
     updates = last([*wanted, *masked[:2], *found, *masked[2:]], params)
     for want, u in zip(updates[:4], updates[4:], strict=True):
         assert_close(u, want)

@@ -59,11 +59,11 @@ def test_a_square_that_is_not_finite():
 
 
 def test_factored_by_hand():
-    """Two steps of a matrix: row means 5, 13, column means 13, 5, their mean 9; a_2 = 2^-0.8."""
+    """Two steps of a matrix: row means 5, 13, column means 13, 5, their mean 9; a_2 = 2/3."""
     first, second = np.array([[1.0, -3.0], [5.0, 1.0]]), np.array([[2.0, 1.0], [0.0, 4.0]])
     updates, scales = reference.factored([first, second], 0, 0.5, 0)
     np.testing.assert_allclose(updates[0], np.sign(first))
-    a = 2**-0.8
+    a = 2 / 3  # (1 - 1/2) / (1 - 1/4)
     v = (1 - a) * np.array([[5 * 13, 5 * 5], [13 * 13, 13 * 5]]) / 9 + a * second**2
     np.testing.assert_allclose(updates[1], second / np.sqrt(v), rtol=1e-14)
     # b1 = 1/2: m_1 = s_1 / 2, u_1 = (1/2) m_1 / (3/4) + (1/2) s_1 / (1/2) = 4/3 s_1
@@ -76,17 +76,17 @@ def test_factored_by_hand():
 
 
 def test_factored_third_step_and_leaves_without_rows():
-    """b2 = 1/2 gives a_3 = 1/2. Of a vector each element keeps its v, of a stack each matrix."""
+    """a_2 = 2/3, a_3 = 4/7 for b2 = 1/2. Of a vector each element keeps v, of a stack each matrix."""
     g = np.random.default_rng(0).standard_normal((3, 2, 3, 4))
-    a = 2**-0.8
+    a = 2 / 3
     whole = reference.factored(list(g), 0, 0.5, 0)[0]
     for k in range(2):
         mixed = (1 - a) * g[0, k] ** 2 + a * g[1, k] ** 2
         rows, columns = mixed.mean(1), mixed.mean(0)
-        v = (rows[:, None] * columns / rows.mean() + g[2, k] ** 2) / 2
+        v = (3 * rows[:, None] * columns / rows.mean() + 4 * g[2, k] ** 2) / 7
         np.testing.assert_allclose(whole[2][k], g[2, k] / np.sqrt(v), rtol=1e-13)
     vector = reference.factored(list(g[:, 0, 0]), 0, 0.5, 0)[0]
-    v = ((1 - a) * g[0, 0, 0] ** 2 + a * g[1, 0, 0] ** 2 + g[2, 0, 0] ** 2) / 2
+    v = (g[0, 0, 0] ** 2 + 2 * g[1, 0, 0] ** 2 + 4 * g[2, 0, 0] ** 2) / 7
     np.testing.assert_allclose(vector[2], g[2, 0, 0] / np.sqrt(v), rtol=1e-14)
 
 

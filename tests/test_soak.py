@@ -113,7 +113,7 @@ def test_count_saturates_and_the_ring_still_turns():
 
     start = {name: tx.init(grads[0]) for name, tx in txs.items()}
     early, _ = run(jnp.int32(0), start, grads[:20])  # to somewhere in a turn of each ring
-    # b2^k is 0 for a count this large, and so is t^-0.8
+    # b2^k is 0 for a count this large
     (late, updates), (other, wanted) = (
         run(jnp.int32(count), early, grads[20:]) for count in (LARGEST - 2, 2**30)
     )

@@ -13,7 +13,7 @@ from adashift_optax import scale_by_adashift, scale_by_adashift_factored
 from benchmarks.evidence.candidates import Candidate, momentum
 
 # The rule that the library has: tasks B and D are run with it, once tasks A have chosen it.
-LIBRARY = Candidate(nesterov=True, b1=0.9, kappa=1.0, growing=True)
+LIBRARY = Candidate(nesterov=True, b1=0.8, kappa=1.0, growing=False)
 
 
 @dataclass(frozen=True)
