@@ -76,7 +76,7 @@ def test_factored_by_hand():
 
 
 def test_factored_third_step_and_leaves_without_rows():
-    """a_2 = 2/3, a_3 = 4/7 for b2 = 1/2. Of a vector each element keeps v, of a stack each matrix."""
+    """a_2 = 2/3, a_3 = 4/7 if b2 = 1/2. Of a vector each element keeps v, a stack each matrix."""
     g = np.random.default_rng(0).standard_normal((3, 2, 3, 4))
     a = 2 / 3
     whole = reference.factored(list(g), 0, 0.5, 0)[0]
