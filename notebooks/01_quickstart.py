@@ -182,9 +182,9 @@ for name, found in swept.items():
 table(["test loss", "best rate", "at the best rate", "at ten times that"], rows)
 
 # %%
-# Figure: `adashift_factored` has its lowest test loss at Adam's learning rate. At ten times that
-# rate its loss is higher than Adam's. The paper's optimizer needs a far larger rate. Lines are
-# medians over the seeds, and bands reach from quartile to quartile.
+# Figure: `adashift_factored` has its lowest test loss at Adam's learning rate. The paper's
+# optimizer needs a far larger rate. Lines are medians over the seeds, and bands reach from quartile
+# to quartile.
 # Alt: Test loss over the learning rate, from 0.0001 to 1, on logarithmic scales. The curves of Adam
 # and adashift_factored have their lowest points at about the same rate, and that of the paper's
 # optimizer lies further to the right.
@@ -249,11 +249,10 @@ plt.show()
 #
 # You type `adashift_factored(1e-3)` in the place of `optax.adam(1e-3)`, in NNX and in linen, and
 # keep the learning rate. On this small network its best learning rate is Adam's, and at that rate
-# five seeds cannot tell the two test losses apart (0.325 and 0.323). It tolerates too large a rate
-# less well here: at ten times the best rate its test loss is 0.62, and Adam's is 0.47. What you get
-# is memory: 4 bytes of state for each parameter, while Adam takes 8 for float32 parameters. If your
-# parameters are bfloat16, Adam takes 4 as well, and you save only with `mu_dtype=jnp.bfloat16`,
-# with which the state takes 2.
+# five seeds cannot tell the two test losses apart (0.321 and 0.323), nor can they at ten times that
+# rate (0.49 and 0.46). What you get is memory: 4 bytes of state for each parameter, while Adam
+# takes 8 for float32 parameters. If your parameters are bfloat16, Adam takes 4 as well, and you
+# save only with `mu_dtype=jnp.bfloat16`, with which the state takes 2.
 #
 # The paper's `adashift` needs about 30 times Adam's learning rate here, begins with n idle steps
 # and takes 48 bytes for each parameter. Its lowest test loss, 0.330, cannot be told apart from
@@ -268,10 +267,11 @@ assert abs(losses["adashift_factored"][1] - unchanged[1]) > 1e-4
 assert linen_loss < 1.5
 assert [[round(size, 1) for size in of] for of in kept.values()][:2] == [[8, 4], [4, 4]]
 if not QUICK:
-    adam, ours, paper = (swept[name] for name in makers)
+    adam, ours, _ = (swept[name] for name in makers)
     assert len({best["Adam"], best["adashift_factored"]}) == 1
     assert RATES[best["AdaShift (max, n=10)"]] > 25 * RATES[best["Adam"]]
     lowest = [swept[name][:, best[name]] for name in makers]
-    assert [round(float(losses.mean()), 3) for losses in lowest] == [0.323, 0.325, 0.330]
+    assert [round(float(losses.mean()), 3) for losses in lowest] == [0.323, 0.321, 0.330]
     assert all(abs((losses - lowest[0]).mean()) < lowest[2].std(ddof=1) for losses in lowest[1:])
-    assert ours[:, best["Adam"] + 4].mean() > 1.2 * adam[:, best["Adam"] + 4].mean()
+    ten_times = ours[:, best["Adam"] + 4] - adam[:, best["Adam"] + 4]
+    assert abs(ten_times.mean()) < ten_times.std(ddof=1)

@@ -172,7 +172,7 @@ results = {name: sweep(tx) for name, tx in rows.items()}
 
 # %%
 # Figure: Training loss of each row at its best learning rate, as a mean of 20 steps and of the
-# seeds. Adam with b1 = 0.9 is the slowest, and the two rows with b1 = 0.5 end lowest.
+# seeds. The three rows with b1 = 0.9 are the slowest, and Adam among them. The others end together.
 # Alt: Training loss in nats per token over 300 steps, with one curve for each of seven rows. The
 # curves fall close together from 5 to about 3.
 STYLES = dict.fromkeys(("Adam (b1=0.5)", "NAdam (b1=0.8)", "Adafactor's recipe (b1=0.5)"), ":")
@@ -224,14 +224,11 @@ for name, of in results.items():
 table(["row", "bytes", "rate", "test loss", "minus that of adashift_factored"], lines)
 
 # %% [markdown]
-# `adashift_factored` ends 0.087 ± 0.050 nats below Adam and 0.056 ± 0.024 below Adafactor's recipe,
-# both at their usual b1 = 0.9, and the three seeds do not separate it from NAdam, which has the
-# same kind of momentum and twice the memory. With a shorter plain momentum, b1 = 0.5, Adam and
-# Adafactor's recipe end 0.027 ± 0.010 and 0.031 ± 0.007 nats lower than `adashift_factored`. So on
-# this small model with small batches the momentum matters more than how v is kept.
-#
-# The best learning rate of `adashift_factored` is the largest of the grid, and that of the others
-# is in its middle. A still larger rate was not tried here.
+# `adashift_factored` ends 0.130 ± 0.070 nats below Adam, 0.099 ± 0.052 below Adafactor's recipe and
+# 0.054 ± 0.039 below NAdam, all at their usual b1 = 0.9. With a shorter momentum (Adam and the
+# recipe with b1 = 0.5, NAdam with 0.8) three seeds do not separate them. So on this small model
+# with small batches the momentum matters more than how v is kept. The best learning rate of
+# `adashift_factored` is a step of the grid above that of the others.
 #
 # The kernels of this model are so small that the means of their rows and columns add 0.3 bytes for
 # each parameter. With kernels of 1024 x 1024 they add 0.01.
@@ -247,10 +244,10 @@ table(["row", "bytes", "rate", "test loss", "minus that of adashift_factored"], 
 
 # %%
 # Figure: The largest step of any element of the embedding, in learning rates. Lines are medians
-# over the seeds, and the dashed line is the bound of $|s_t|$ in `adashift_factored`. From step 80
-# on its steps lie between those of Adam and NAdam, far below that bound.
+# over the seeds, and the dashed line is the bound of $|s_t|$ in `adashift_factored`. Its steps soon
+# are the largest, at a third of that bound.
 # Alt: Largest step on a logarithmic scale over 300 steps, for Adam, NAdam, Adafactor's recipe and
-# adashift_factored, with a dashed line that rises from 1 to about 10.
+# adashift_factored, with a dashed line that rises from 1 to about 16.
 fig, ax = plt.subplots(figsize=(8, 4.0))
 t = np.arange(1, STEPS + 1)
 for name in rows:
@@ -267,18 +264,19 @@ for name, of in results.items():
     print(f"{name:28} largest step of any seed {of['largest'].max():5.1f} learning rates")
 
 # %% [markdown]
-# No step of `adashift_factored` exceeds 2.6 learning rates, where Adam with b1 = 0.9 has 2.4 and
-# Adafactor's recipe 8.7. The bound is 1 at the first step and 9.8 at step 300. Nesterov's momentum
-# can exceed it in the first steps, at most 1.5 times.
+# No step of `adashift_factored` exceeds 6.5 learning rates. NAdam has 5.7 with the same b1 = 0.8,
+# and 3.1 with 0.9, Adam 2.4, and Adafactor's recipe 8.7: a shorter momentum makes larger steps. The
+# bound is 1 at the first step and 16 at step 300. Nesterov's momentum can exceed it in the first
+# steps, at most 1.5 times.
 #
 # ## The answer
 #
-# Compared at the usual b1 = 0.9: yes. In about half of Adam's memory `adashift_factored` ends 2.9 %
-# below Adam's test loss, and level with NAdam. Its best learning rate is Adam's or a little more.
-# Compared with the best that we found: no. Adam with b1 = 0.5 ends 0.9 % lower, and Adafactor's
-# recipe with b1 = 0.5, which takes as little memory, 1.0 % lower. So try b1 before you credit an
-# optimizer. Its steps for rare words are no larger than NAdam's, so there is no clip to choose.
-# Three seeds of a model of 78,480 parameters decide nothing about a large one.
+# Yes. In about half of Adam's memory `adashift_factored` ends 4.3 % below the test loss of Adam as
+# it comes. Its best learning rate is a little above Adam's. Of that difference most is the momentum:
+# Adam with b1 = 0.5, NAdam with 0.8, and Adafactor's recipe with 0.5, which takes as little memory,
+# end level with it. So try b1 before you credit an optimizer. Its steps for rare words are about as
+# large as NAdam's with the same b1, so there is no clip to choose. Three seeds of a model of 78,480
+# parameters decide nothing about a large one.
 
 # %%
 factored = results["adashift_factored"]["largest"]
@@ -286,5 +284,7 @@ assert np.all(factored < 1.5 * bound)  # Nesterov's momentum takes up to 1.5 of 
 assert results["Adam (b1=0.9)"]["largest"].max() < 7.3
 assert 1.8 < sizes["Adam (b1=0.9)"] / sizes["adashift_factored"] < 2.01
 if not QUICK:
-    assert gaps["Adam (b1=0.9)"][0] > 0
-    assert gaps["Adafactor's recipe (b1=0.9)"][0] > 0
+    for name in ("Adam (b1=0.9)", "NAdam (b1=0.9)", "Adafactor's recipe (b1=0.9)"):
+        assert gaps[name][0] > gaps[name][1]
+    for name in ("Adam (b1=0.5)", "NAdam (b1=0.8)", "Adafactor's recipe (b1=0.5)"):
+        assert abs(gaps[name][0]) < gaps[name][1]

@@ -92,9 +92,9 @@ def test_the_rule_takes_the_lowest_and_of_equals_the_one_with_fewer_constants(ch
         assert (plan.winner(frames) == LIBRARY) == wins
         assert wins or plan.winner(frames).constants == 0
     kappas = {c for c in plan.candidates(chosen) if c.kappa != 1}
-    assert {c._replace(kappa=1.0) for c in kappas if c.growing} == {LIBRARY}
+    assert {c._replace(kappa=1.0) for c in kappas if not c.growing} == {LIBRARY}
     assert len(kappas) == 4
-    assert "The rule: candidate nesterov b1=0.9 kappa=1 growing" in of_choice(chosen)
+    assert "The rule: candidate nesterov b1=0.8 kappa=1 constant" in of_choice(chosen)
 
 
 def test_b_waits_for_a_and_for_the_library():
