@@ -272,7 +272,7 @@ for name, of in results.items():
 # ## The answer
 #
 # Yes. In about half of Adam's memory `adashift_factored` ends 4.3 % below the test loss of Adam as
-# it comes. Its best learning rate is a little above Adam's. Of that difference most is the momentum:
+# it comes. Its best learning rate is a step above Adam's. Most of that difference is the momentum:
 # Adam with b1 = 0.5, NAdam with 0.8, and Adafactor's recipe with 0.5, which takes as little memory,
 # end level with it. So try b1 before you credit an optimizer. Its steps for rare words are about as
 # large as NAdam's with the same b1, so there is no clip to choose. Three seeds of a model of 78,480

@@ -31,7 +31,7 @@ PACKAGE = TESTS.parent / "adashift_optax"
 # The tests of the core. Most mutants die in the first file.
 CORE = """
 exact
-bad_arguments bad_calls precision ends_of_range order state in_place random widths sharding flax
+soak bad_arguments bad_calls precision ends_of_range order state in_place random widths sharding flax
 shard_map injection masks contexts checkpoint contract
 """
 MARKS = {"check": "not slow and not all_only", "test": "not all_only"}
