@@ -31,8 +31,8 @@ PACKAGE = TESTS.parent / "adashift_optax"
 # The tests of the core. Most mutants die in the first file.
 CORE = """
 exact
-soak bad_arguments bad_calls precision ends_of_range order state in_place random widths sharding flax
-shard_map injection masks contexts checkpoint contract
+bad_arguments bad_calls precision ends_of_range order state in_place random soak widths sharding
+flax shard_map injection masks contexts checkpoint contract
 """
 MARKS = {"check": "not slow and not all_only", "test": "not all_only"}
 LOADED = (chex, flax.nnx, jax, optax)
