@@ -25,9 +25,9 @@ N, B1, B2, EPS, PHI = 10, 0.9, 0.999, 1e-10, "max"
 class ScaleByAdashiftState(NamedTuple):
     """State of :func:`scale_by_adashift` after t updates.
 
-    All but the two counters is float32 or wider (complex64 or wider where it holds gradients of
-    complex parameters), whatever the dtypes of parameters and gradients, except a ``queue`` in
-    bfloat16. A ring is an array with a new leading axis of n + 1 slots.
+    All arrays but the two counters are float32 or wider (complex64 or wider where they hold
+    gradients of complex parameters), whatever the dtypes of parameters and gradients, except a
+    ``queue`` in bfloat16. A ring is an array with a new leading axis of n + 1 slots.
 
     Attributes:
       count: t, int32 scalar. It stops at the largest int32 instead of overflowing.

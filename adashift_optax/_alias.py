@@ -193,12 +193,12 @@ def adashift_factored(
 
     The momentum is Nesterov's, as in ``optax.adam(nesterov=True)``, and stands behind the scale. It
     works at Adam's learning rate. There is no idle step: :math:`a_1 = 1`, so :math:`s_1` is the
-    sign of :math:`g_1`. There is nothing to clip: :math:`|s_t| \le a_t^{-1/2}`. Rows and columns
+    sign of :math:`g_1`. No element is unbounded: :math:`|s_t| \le a_t^{-1/2}`. Rows and columns
     are the last two axes of a leaf, and each index of its leading axes has its own. In a leaf of
     rank 0 or 1 every element keeps its own v.
 
     :math:`v_t` contains :math:`g_t^2` with the weight :math:`a_t`, so the paper's Theorem 5 does
-    not hold for it exactly, and on a single element it is Adam with the momentum behind the scale.
+    not apply, and on a single element it is Adam with the momentum behind the scale.
 
     Gradients that are not finite make the update not finite, as in ``optax.adam``. An element whose
     square is not finite makes a step of 0, and its square joins no mean.

@@ -31,8 +31,8 @@ Factors = tuple[jax.Array, jax.Array, jax.Array, jax.Array]
 class ScaleByAdashiftFactoredState(NamedTuple):
     """State of :func:`scale_by_adashift_factored` after t updates.
 
-    All but the counter is float32 or wider (``mu`` is complex where parameters are), whatever the
-    dtypes of parameters and gradients, except a ``mu`` with a ``mu_dtype``.
+    All arrays but the counter are float32 or wider (``mu`` is complex where parameters are),
+    whatever the dtypes of parameters and gradients, except a ``mu`` with a ``mu_dtype``.
 
     Attributes:
       count: t, int32 scalar. It stops at the largest int32 instead of overflowing.
