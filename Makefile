@@ -4,7 +4,7 @@ BIN := .venv/bin
 PYTEST = $(BIN)/python -m pytest -n 2 --dist worksteal
 SPHINX = $(BIN)/sphinx-build --quiet --fail-on-warning --keep-going -c docs -d docs/_build/doctrees
 
-.PHONY: demo distributed-demo notebooks check test test-all test-compiled versions mutants lint bench \
+.PHONY: demo distributed-demo notebooks check quick test test-all test-compiled versions mutants lint bench \
   bench-compiled docs release-check address clean
 
 demo: .venv/demo
@@ -14,7 +14,10 @@ distributed-demo: .venv/distributed
 	$(BIN)/python docs/fsdp.py
 
 # pyproject.toml leaves out the tests that are marked all_only; -m "" runs all.
-check: lint
+check: .venv/test
+	$(MAKE) -j 2 lint quick
+
+quick:
 	$(PYTEST) -m "not slow and not all_only"
 
 test: lint

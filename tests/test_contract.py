@@ -51,9 +51,7 @@ def plainly_wanted(pairs):
     return run(cells(contract.oracle, pairs), PLAIN, jitted)[0]
 
 
-@pytest.mark.parametrize(
-    "kind", [KINDS[0], *(pytest.param(k, marks=pytest.mark.slow) for k in KINDS[1:])]
-)
+@pytest.mark.parametrize("kind", [pytest.param(k, marks=pytest.mark.slow) for k in KINDS])
 def test_jit(kind):
     """Every setting of every public optimizer."""
     pairs = of_kind(kind)

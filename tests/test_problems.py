@@ -10,7 +10,7 @@ import pytest
 from adashift_optax import adashift, adashift_factored
 from adashift_optax.problems import sequential, stochastic, trajectory
 
-pytestmark = pytest.mark.usefixtures("standard_promotion")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("standard_promotion")]
 
 
 def test_slopes():
