@@ -4,8 +4,8 @@ BIN := .venv/bin
 PYTEST = $(BIN)/python -m pytest -n 2 --dist worksteal
 SPHINX = $(BIN)/sphinx-build --quiet --fail-on-warning --keep-going -c docs -d docs/_build/doctrees
 
-.PHONY: demo distributed-demo notebooks check quick test test-all test-compiled versions mutants lint bench \
-  bench-compiled docs release-check address clean
+.PHONY: demo distributed-demo notebooks check quick test test-all test-compiled versions mutants \
+  lint bench bench-compiled docs release-check address clean
 
 demo: .venv/demo
 	$(BIN)/python -m adashift_optax
@@ -14,10 +14,10 @@ distributed-demo: .venv/distributed
 	$(BIN)/python docs/fsdp.py
 
 # pyproject.toml leaves out the tests that are marked all_only; -m "" runs all.
-check: .venv/test
+check:
 	$(MAKE) -j 2 lint quick
 
-quick:
+quick: .venv/test
 	$(PYTEST) -m "not slow and not all_only"
 
 test: lint
@@ -27,7 +27,7 @@ test-all: lint .venv/test-all
 	$(PYTEST) -m ""
 	$(BIN)/python tests/versions.py oldest
 
-versions: .venv/test-all
+versions: .venv/versions
 	$(BIN)/python tests/versions.py $(ARGS)
 
 mutants: .venv/test

@@ -48,6 +48,7 @@ TOOLS = {
     "C zero": (lambda: problems.stochastic(C=0), V, "C must be > 0 and .*got C=0"),
     "d one": (lambda: problems.sequential(d=1), V, "d must be an int in .2, .*got 1. Pass"),
     "steps negative": (path(-2), V, "steps must be an int in .*got -2"),
+    "steps 7": (path(7, every=3), V, "a multiple .*steps=7, every=3.*steps=6"),
     "key int": (path(key=7), T, "key must be one of jax.random; got 7"),
     "no problem": (path(problem=3), T, "problem must be a Problem; got 3"),
     "shardings of no tx": (lambda: opt_state_shardings(3, placed(ONES)), T, TX),

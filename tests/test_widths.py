@@ -54,11 +54,11 @@ MAKES = {
 }
 
 
-QUICK = ("float64 array", "NumPy float32")
+WRAPPED = ("float64 array", "NumPy float32", "array", "schedule of arrays")
 
 
 @pytest.mark.parametrize(
-    "rate", [pytest.param(k, marks=() if k in QUICK else pytest.mark.slow) for k in RATES]
+    "rate", [pytest.param(k, marks=() if k == WRAPPED[0] else pytest.mark.slow) for k in RATES]
 )
 @pytest.mark.parametrize("name", MAKES)
 def test_no_rate_widens_updates(name, rate):
@@ -69,7 +69,7 @@ def test_no_rate_widens_updates(name, rate):
         tx = optax.inject_hyperparams(make, static, hyperparam_dtype=rate)(0.1, **kwargs)
     else:
         tx = make(rate() if callable(rate) else rate, **kwargs)
-    for wrapper, wrap in (WRAPPERS if rate_name in QUICK else ALONE).items():
+    for wrapper, wrap in (WRAPPERS if rate_name in WRAPPED else ALONE).items():
         # What Optax refuses around its own Adam too: other dtypes there, complex ones here.
         pairs = [(p, g) for p, g in PAIRS if wrapper != "apply_if_finite" or p == g]
         pairs = PAIRS[:6] if wrapper == "MultiSteps" else pairs
