@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jax.typing import ArrayLike, DTypeLike
-from optax import GradientTransformationExtraArgs, Params
+from optax import Params
 
 from adashift_optax import _checks, _ring
 from adashift_optax import _numbers as num
@@ -64,7 +64,7 @@ def scale_by_adashift(
     phi: Phi = PHI,
     block_axes: BlockAxes = None,
     queue_dtype: DTypeLike | None = None,
-) -> GradientTransformationExtraArgs:
+) -> optax.GradientTransformationExtraArgs:
     """Rescales updates by AdaShift, without a learning rate. See :func:`adashift`.
 
     Args:
@@ -84,7 +84,7 @@ def scale_by_adashift(
 
 def direction(
     b1: Any, b2: Any, eps: Any, n: Any, phi: Any, block_axes: Any, queue_dtype: Any
-) -> GradientTransformationExtraArgs:
+) -> optax.GradientTransformationExtraArgs:
     """:func:`scale_by_adashift`, whose updates are float32 or wider."""
     moments, n = _checks.check_moments(b1, b2, eps), _checks.check_n(N if n is None else n)
     dtype = _checks.check_bfloat16("queue_dtype", queue_dtype)

@@ -14,7 +14,7 @@ import numpy as np
 import optax
 from jax.tree_util import KeyPath
 from jax.typing import ArrayLike, DTypeLike
-from optax import GradientTransformationExtraArgs, Params
+from optax import Params
 
 from adashift_optax import _checks
 from adashift_optax import _numbers as num
@@ -57,7 +57,7 @@ def scale_by_adashift_factored(
     b2: ArrayLike = B2,
     eps: ArrayLike = EPS,
     mu_dtype: DTypeLike | None = None,
-) -> GradientTransformationExtraArgs:
+) -> optax.GradientTransformationExtraArgs:
     """Rescales updates by factored AdaShift, without a learning rate.
 
     See :func:`adashift_factored`.
@@ -77,7 +77,7 @@ def scale_by_adashift_factored(
 
 def factored_direction(
     b1: Any, b2: Any, eps: Any, mu_dtype: Any
-) -> GradientTransformationExtraArgs:
+) -> optax.GradientTransformationExtraArgs:
     """:func:`scale_by_adashift_factored`, whose updates are float32 or wider."""
     moments = _checks.check_moments(b1, b2, eps)
     dtype = _checks.check_bfloat16("mu_dtype", mu_dtype)
