@@ -7,19 +7,12 @@ import sys
 from pathlib import Path
 
 import jax
+import meshes
 import orbax.checkpoint as ocp
 import pytest
 from compiler import FLAGS
 from distributed import ALL, SAVED_AT
-from meshes import (
-    STEPS,
-    assert_in_place,
-    assert_near_reference,
-    make_arrays,
-    make_mesh,
-    place,
-    set_mesh,
-)
+from meshes import STEPS, assert_near_reference, make_arrays, make_mesh, place, set_mesh
 
 HERE = Path(__file__).parent
 ENVIRONMENT = os.environ | {"XLA_FLAGS": FLAGS}
@@ -52,7 +45,7 @@ def test_processes(processes, tmp_path):
     with set_mesh(mesh), ocp.StandardCheckpointer() as checkpointer:
         params = place(mesh, make_arrays())
         state = checkpointer.restore(tmp_path / "state", ALL.like(params))
-        assert_in_place(state)
+        meshes.assert_in_place(state)
         updates, _ = ALL.run(mesh, state, range(SAVED_AT, STEPS))
     for name in ALL.txs:
         assert_near_reference([u[name] for u in updates], name, first=SAVED_AT)

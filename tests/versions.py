@@ -18,6 +18,7 @@ VERSIONS = {
     **{f"0.{minor}": (f"jax==0.{minor}.*", f"jaxlib==0.{minor}.*") for minor in range(6, 11)},
     "newest": (),
 }
+VERSIONS["0.6"] += ("orbax-checkpoint==0.11.28",)  # on JAX 0.6 newer ones fail on a mesh
 SHOWN = ("jax", "jaxlib", "optax", "flax", "orbax-checkpoint", "numpy")
 # Wheels only, so that a version without one for this Python is not its oldest.
 WHEELS = ("--only-binary", ":all:")
