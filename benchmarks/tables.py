@@ -7,8 +7,6 @@ from pathlib import Path
 
 import pandas as pd
 
-from benchmarks.optimizers import ADAM
-
 HERE = Path(__file__).parent
 RESULTS = HERE / "results"
 # Programs whose name begins so have a column in the README of `speed`.
@@ -112,20 +110,19 @@ def all_compiled() -> str:
     frame, parts = compiled(), [COMPILED]
     for (chips, program), rows in frame.groupby(["chips", "program"], sort=False):
         alone, mesh = program.startswith("update"), chips.startswith("16")
-        adam = rows.loc[(rows["optimizer"] == ADAM) & (rows["note"] == ""), "moved"].iloc[0]
         note = rows["note"].map(lambda text: f", {text}" if text else "")
-        of_matrices = rows["joined"].astype(str) + " of " + rows["matrices"].astype(str)
         columns = {
             "optimizer": rows["optimizer"] + note,
             "moved, bytes / parameter": rows["moved"].map("{:.1f}".format),
-            "moved / Adam's": (rows["moved"] / adam).map("{:.2f}".format),
-            "state, bytes / parameter": rows["state"].map("{:.2f}".format),
-            "temporaries, bytes / parameter": rows["temporaries"].map("{:.2f}".format),
             "copies": rows["copies"].astype(str),
         }
         if chips == "H100":
             columns["kernels"] = rows["kernels"].astype(str)
-        if not alone:
+        if alone:
+            temporaries = rows["temporaries"].map("{:.2f}".format)
+            columns["temporaries, bytes / parameter"] = temporaries
+        else:
+            of_matrices = rows["joined"].astype(str) + " of " + rows["matrices"].astype(str)
             columns["joined"] = of_matrices
             columns["peak, MB / chip"] = (rows["peak"] / 1e6).map("{:.0f}".format)
         if mesh:

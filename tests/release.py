@@ -1,6 +1,6 @@
 """`make release-check`: what must hold before a release, all of it; stops at the first failure.
 
-python tests/release.py [--only oldest|0.6|0.7|0.8|0.9|0.10|newest ...] [--python X.Y]
+python tests/release.py [--only oldest|0.6|0.7|0.8|0.9|0.10|0.11|newest ...] [--python X.Y]
 """
 
 import argparse

@@ -1,6 +1,6 @@
 """The library with older and newer versions of what it needs, each in an environment of its own.
 
-python tests/versions.py [oldest|0.6|0.7|0.8|0.9|0.10|newest ...]
+python tests/versions.py [oldest|0.6|0.7|0.8|0.9|0.10|0.11|newest ...]
 """
 
 import shutil
@@ -15,7 +15,7 @@ PYTHONS = ("3.11", "3.12", "3.13", "3.14")
 # patch of each minor version of JAX with the newest Optax, Flax and Orbax that go with it.
 VERSIONS = {
     "oldest": ("--resolution", "lowest-direct"),
-    **{f"0.{minor}": (f"jax==0.{minor}.*", f"jaxlib==0.{minor}.*") for minor in range(6, 11)},
+    **{f"0.{minor}": (f"jax==0.{minor}.*", f"jaxlib==0.{minor}.*") for minor in range(6, 12)},
     "newest": (),
 }
 VERSIONS["0.6"] += ("orbax-checkpoint==0.11.28",)  # on JAX 0.6 newer ones fail on a mesh
@@ -43,7 +43,7 @@ def check_alone(package, tmp, python, pins=()):
 def check_versions(which, package, source, tmp, python=None):
     """`package` with some versions of what it needs: alone, and with the tests CORE of `source`."""
     wanted = VERSIONS[which]
-    order = PYTHONS[::-1] if which == "newest" else PYTHONS
+    order = PYTHONS[::-1] if which in ("0.11", "newest") else PYTHONS  # they need Python 3.12
     python = find_python([python] if python else order)
     options = [option for option in wanted if "==" not in option]
     tools = tmp / f"{which}.in"
