@@ -10,7 +10,7 @@ import pandas as pd
 HERE = Path(__file__).parent
 RESULTS = HERE / "results"
 # Programs whose name begins so have a column in the README of `speed`.
-SHOWN = ("training step", "update of 8", "update of 300 small leaves", "compiling")
+SHOWN = ("training step", "update of 8", "update of 300 small leaves")
 START, END = "<!-- the table begins -->\n", "<!-- the table ends -->\n"
 COMPILED = """# What a step moves on an H100 and on a TPU: all tables
 
