@@ -16,10 +16,10 @@ import pandas as pd
 
 from benchmarks.evidence import plan, results
 from benchmarks.evidence.optimizers import LIBRARY, Row, candidate, recipe
-from benchmarks.evidence.report import of_choice, of_means, of_task
+from benchmarks.evidence.report import of_choice, of_means, of_single, of_task
 from benchmarks.evidence.results import Record
 from benchmarks.evidence.run import work
-from benchmarks.evidence.statistics import compared, left, over_tasks, percent, tuned
+from benchmarks.evidence.statistics import compared, finished_rows, left, over_tasks, percent, tuned
 from benchmarks.evidence.task import Task, generator
 from benchmarks.evidence.tasks import MAKERS
 from benchmarks.evidence.train import Program
@@ -108,6 +108,13 @@ def test_b_waits_for_a_and_for_the_library():
         plan.groups_of("B", finished())
 
 
+def test_a_row_is_reported_once_all_its_runs_are_there(chosen):
+    last = chosen["sparse_a"].index[chosen["sparse_a"].optimizer == plan.BASE][-1]
+    frames = {**chosen, "sparse_a": chosen["sparse_a"].drop(last)}
+    shown = {task: set(rows.optimizer) for task, rows in finished_rows("A", frames, chosen).items()}
+    assert shown["language_a"] == shown["sparse_a"] | {plan.BASE} != shown["sparse_a"]
+
+
 def test_a_killed_runner_goes_on_where_it_was(tmp_path):
     groups = [plan.about("A", "sparse_a", candidate(c)) for c in plan.FIRST[:3]]
     path = tmp_path / "sparse_a.csv"
@@ -152,7 +159,7 @@ def test_statistics_are_of_pairs_at_the_best_rate():
         seeded = zip(plan.SEEDS["B"], losses, strict=False)
         return [record(plan.Cell("language_b", name, rate, s), x, **kwargs) for s, x in seeded]
 
-    base, other = plan.BASE, "lion bfloat16"
+    base, other = plan.BASE, "ours bfloat16"
     records = made(base, [2.0, 2.2, 2.4]) + made(base, [2.1], 1.0) + made(base, [9.0], 0.01)
     records += made(other, [2.2, 2.42, 2.7]) + made(other, [0.5], 0.2, diverged=True)
     rows = tuned(frame(records), plan.SEEDS["B"])
@@ -166,6 +173,7 @@ def test_statistics_are_of_pairs_at_the_best_rate():
     assert re.search(rf"\| {other} \| 4.00 \| 0.1 \(edge\) \| .* \| 1/4 \|", of_task(rows))
     shown = of_means({"language_b": rows, "lstm_b": rows.assign(loss=1.0)})
     assert f"| {other} | 4.00 | {percent(found['mean'], found.half)} | 1 |" in shown
+    assert f"| on language_b | {percent(found['mean'])} |" in of_single({"language_b": rows})
     assert (percent(0.0, 0.01), percent(np.inf)) == ("+0.00 ± 1.00 (none)", "diverged")
 
 

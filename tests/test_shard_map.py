@@ -15,6 +15,7 @@ from meshes import SHAPES, SPECS
 from adashift_optax import adashift, adashift_factored, scale_by_adashift
 from adashift_optax.sharding import opt_state_shardings
 
+
 def recipe(g2):
     """That of docs/moving.md: the value of phi is that of the whole leaf on every device."""
     return jax.lax.pmax(jax.lax.pmax(jnp.max(g2), "x"), "y")

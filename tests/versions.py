@@ -57,8 +57,7 @@ def check_versions(which, package, source, tmp, python=None):
     check_alone(package, tmp, python, pinned)
     installed = make_environment(tmp / which, python, "--requirement", pins)
     uv("pip", "install", "--python", installed, "--no-deps", package)
-    version = run(installed, "--version", quiet=True).strip()
-    summary = f"{which}: {version}, {', '.join(chosen)}"
+    summary = f"{which}: {run(installed, '--version', quiet=True).strip()}, {', '.join(chosen)}"
     print(summary)
     # What other versions deprecate is no error here.
     tests = [f"tests/{name}" for name in " ".join(CORE).split()]

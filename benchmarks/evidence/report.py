@@ -10,7 +10,7 @@ import pandas as pd
 from benchmarks.evidence import picture, plan, results
 from benchmarks.evidence.optimizers import candidate
 from benchmarks.evidence.plan import Frames
-from benchmarks.evidence.statistics import compared, left, over_tasks, percent, tuned
+from benchmarks.evidence.statistics import compared, finished_rows, left, over_tasks, percent
 
 # The rows of the table that README and docs share. Of the recipe one b1 is there.
 SHORT = (
@@ -24,7 +24,7 @@ SHORT = (
 
 def table(columns: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
     """A table in Markdown."""
-    rows = [columns, ["-" * len(c) for c in columns], *lines]
+    rows = [columns, ["---", *["---:"] * (len(columns) - 1)], *lines]
     return "\n".join(f"| {' | '.join(row)} |" for row in rows) + "\n"
 
 
@@ -64,37 +64,49 @@ def of_choice(frames: Frames) -> str:
     return table(("row", "% over the lowest score", "constants"), lines) + f"\nThe rule: {said}\n"
 
 
-def of_means(tasks: dict[str, pd.DataFrame], names: Iterable[str] | None = None) -> str:
-    """Means over tasks, then each task, then the means without each single task."""
-    inside = {task: rows for task, rows in tasks.items() if task not in plan.OUTSIDE}
-    ratios = {task: compared(rows) for task, rows in tasks.items()}
-    means = over_tasks({task: ratios[task] for task in inside})
-    without = {
-        f"without {out}": over_tasks({task: ratios[task] for task in inside if task != out})
-        for out in inside
-        if len(inside) > 1
-    }
+def of_means(tasks: dict[str, pd.DataFrame]) -> str:
+    """Means over those tasks that count."""
+    means = over_tasks({task: compared(rows) for task, rows in inside(tasks).items()})
     bytes_ = pd.concat(tasks.values()).groupby("optimizer").state_bytes.mean()
-    marks = {task: f"{task} (not in the means)" if task in plan.OUTSIDE else task for task in tasks}
-    columns = ["optimizer", "bytes", "mean", "tasks", "worst", *marks.values(), *without]
-    lines = []
-    for name, row in means.iterrows():
-        cells = [f.loc[name] if name in f.index else None for f in ratios.values()]
-        others = [f["mean"].get(name, np.nan) for f in without.values()]
-        lines.append(
-            (
-                str(name),
-                f"{bytes_[name]:.2f}",
-                percent(row["mean"], row.half),
-                str(row.tasks),
-                f"{percent(row.highest)} ({row.worst})",
-                *("" if x is None else percent(x["mean"], x.half) for x in cells),
-                *map(percent, others),
-            )
+    lines = [
+        (
+            str(name),
+            f"{bytes_[name]:.2f}",
+            percent(row["mean"], row.half),
+            str(row.tasks),
+            f"{percent(row.highest)} ({row.worst})",
         )
-    wanted = set(means.index if names is None else names)
-    end = None if names is None else 5  # the columns of the short table
-    return table(columns[:end], [line[:end] for line in lines if line[0] in wanted])
+        for name, row in means.iterrows()
+    ]
+    return table(("optimizer", "bytes", "mean", "tasks", "worst task"), lines)
+
+
+def of_single(tasks: dict[str, pd.DataFrame]) -> str:
+    """The rows of the short table on each task, then their means without each task."""
+    found = {task: compared(rows) for task, rows in tasks.items()}
+    parts = {f"on {task}": ratios["mean"] for task, ratios in found.items()}
+    counted = {task: found[task] for task in inside(tasks)}
+    for out in counted if len(counted) > 1 else ():
+        others = {task: ratios for task, ratios in counted.items() if task != out}
+        parts[f"without {out}"] = over_tasks(others)["mean"]
+    names = [name for name in SHORT if any(name in part.index for part in parts.values())]
+    lines = [
+        (title, *(percent(part.get(name, np.nan)) for name in names))
+        for title, part in parts.items()
+    ]
+    return table(("tasks", *names), lines)
+
+
+def inside(tasks: dict[str, pd.DataFrame]) -> dict[str, pd.DataFrame]:
+    """Those tasks that count in means."""
+    return {task: rows for task, rows in tasks.items() if task not in plan.OUTSIDE}
+
+
+def shortened(tasks: dict[str, pd.DataFrame]) -> dict[str, pd.DataFrame]:
+    """Those tasks on which each row of the short table that is in any of them has been run."""
+    rows = {task: rows[rows.optimizer.isin((*SHORT, plan.BASE))] for task, rows in tasks.items()}
+    every = {name for found in rows.values() for name in found.optimizer}
+    return {task: found for task, found in rows.items() if set(found.optimizer) == every}
 
 
 def main() -> None:
@@ -106,32 +118,31 @@ def main() -> None:
     parser.add_argument("--curves", type=Path, help="draw the curves of the larger model")
     args = parser.parse_args()
     frames = {s: {t: results.read(t, args.folder) for t in plan.CENTRES[s]} for s in plan.CENTRES}
-    tasks = {
-        study: {t: tuned(f, plan.seeds_of(study, t)) for t, f in of.items() if len(f)}
-        for study, of in frames.items()
-    }
+    tasks = {study: finished_rows(study, of, frames["A"]) for study, of in frames.items()}
     reported = {**tasks["B"], **tasks["D"]}
     if args.short:
-        print(of_means(reported, SHORT))
+        print(of_means(shortened(reported)))
     elif args.picture or args.curves:
         if not reported:
             raise SystemExit(f"No run of B or D is in {args.folder}: run A, then B and D first.")
         if args.picture:
-            inside = {t: rows for t, rows in reported.items() if t not in plan.OUTSIDE}
-            means = over_tasks({t: compared(rows) for t, rows in inside.items()})
+            means = over_tasks({t: compared(rows) for t, rows in inside(reported).items()})
             sizes = pd.concat(reported.values()).groupby("optimizer").state_bytes.mean()
             picture.of_bytes(means, sizes).savefig(args.picture, dpi=110)
         if args.curves:
             picture.curves(reported["larger_d"]).savefig(args.curves, dpi=110)
     else:
+        print(
+            f"# The study: all tables\n\n## Tasks A: what they choose\n\n{of_choice(frames['A'])}"
+        )
+        if reported:
+            print(f"## Tasks B and D: % over {plan.BASE}\n\n{of_means(reported)}")
+            print(f"## Tasks B and D, one by one\n\n{of_single(shortened(reported))}")
         for study, of in tasks.items():
             for task, rows in of.items():
                 print(f"## {task}\n\n{of_task(rows)}")
             for line in left(study, frames[study], frames["A"]):
                 print(f"Study {study} has something left. {line}\n")
-        print(f"## Tasks A: what they choose\n\n{of_choice(frames['A'])}")
-        if reported:
-            print(f"## Tasks B and D: % over {plan.BASE}\n\n{of_means(reported)}")
 
 
 if __name__ == "__main__":

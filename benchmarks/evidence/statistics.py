@@ -70,6 +70,17 @@ def percent(mean: float, half: float = np.nan, digits: int = 2) -> str:
     return f"{text} ± {100 * np.exp(mean) * half:.{digits}f}{none}"
 
 
+def finished_rows(study: str, frames: Frames, of_a: Frames) -> Frames:
+    """The tuned runs of those rows of a study that have nothing left to run, by task."""
+    found = {}
+    for group in plan.groups_of(study, of_a):
+        frame = frames[group.task]
+        if not plan.next_cells(group, frame):
+            rows = tuned(frame[frame.optimizer == group.row.name], group.seeds)
+            found.setdefault(group.task, []).append(rows)
+    return {task: pd.concat(rows) for task, rows in found.items()}
+
+
 def left(study: str, frames: Frames, of_a: Frames) -> list[str]:
     """What a study has left to run, a line for each task that is not finished."""
     try:
