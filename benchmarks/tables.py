@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pandas as pd
 
+from benchmarks.evidence import report
+
 HERE = Path(__file__).parent
 RESULTS = HERE / "results"
 # Programs whose name begins so have a column in the README of `speed`.
@@ -34,6 +36,7 @@ def pages() -> dict[Path, str]:
     """Each file with tables, and its text."""
     found = {path.with_name("table.md"): measured(pd.read_csv(path)) for path in machines()}
     found[RESULTS / "compiled" / "tables.md"] = all_compiled()
+    found[RESULTS / "evidence" / "tables.md"] = report.page(*report.read())
     for folder, table in (("speed", fastest()), ("compiled", smallest())):
         path = HERE / folder / "README.md"
         before, rest = path.read_text(encoding="utf-8").split(START)

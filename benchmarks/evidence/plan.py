@@ -94,10 +94,12 @@ def point_of(rate: float) -> int:
 
 def losses(group: Group, frame: pd.DataFrame) -> dict[tuple[int, int], float]:
     """The best validation losses by point and seed: infinite where the run diverged."""
-    mine = frame[(frame.optimizer == group.row.name) & frame.seed.isin(group.seeds)]
-    best = mine.best.where(~mine.diverged, math.inf)
-    keys = zip(map(point_of, mine.rate), mine.seed, strict=True)
-    return dict(zip(keys, best, strict=True))
+    columns = (frame[c].tolist() for c in ("optimizer", "rate", "seed", "best", "diverged"))
+    return {
+        (point_of(rate), seed): math.inf if diverged else best
+        for name, rate, seed, best, diverged in zip(*columns, strict=True)
+        if name == group.row.name and seed in group.seeds
+    }
 
 
 def best_point(group: Group, frame: pd.DataFrame) -> int:

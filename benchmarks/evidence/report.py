@@ -20,6 +20,12 @@ SHORT = (
     "nadam b1=0.9",
     *(r.name for r in plan.RECIPES[True]),
 )
+PAGE = """# The study: all tables
+
+[What the tasks and rows are, and how to repeat it](../../evidence/README.md). A row is here once
+all of its runs are there. Its rate is the best for the first seed. A mean is over those tasks that
+the row has; "(none)" marks an interval that holds 0.
+"""
 
 
 def table(columns: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
@@ -109,6 +115,25 @@ def shortened(tasks: dict[str, pd.DataFrame]) -> dict[str, pd.DataFrame]:
     return {task: found for task, found in rows.items() if set(found.optimizer) == every}
 
 
+def page(frames: Frames, tasks: dict[str, Frames]) -> str:
+    """All tables, and what is missing."""
+    reported, over = {**tasks["B"], **tasks["D"]}, f"% over {plan.BASE}"
+    parts = [PAGE, f"## Tasks A: what they choose\n\n{of_choice(frames['A'])}"]
+    if reported:
+        parts.append(f"## Tasks B and D: {over}\n\n{of_means(reported)}")
+        parts.append(f"## Tasks B and D, one by one: {over}\n\n{of_single(shortened(reported))}")
+    for study, of in tasks.items():
+        parts += [f"## {task}\n\n{of_task(rows)}" for task, rows in of.items()]
+        parts += [f"Not finished: {line}\n" for line in left(study, frames[study], frames["A"])]
+    return "\n".join(parts)
+
+
+def read(folder: Path = results.FOLDER) -> tuple[dict[str, Frames], dict[str, Frames]]:
+    """All results of each study by task, and the tuned ones of the rows that are finished."""
+    frames = {s: {t: results.read(t, folder) for t in plan.CENTRES[s]} for s in plan.CENTRES}
+    return frames, {study: finished_rows(study, of, frames["A"]) for study, of in frames.items()}
+
+
 def main() -> None:
     """Print what there is, or draw it."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.evidence.report")
@@ -117,32 +142,18 @@ def main() -> None:
     parser.add_argument("--picture", type=Path, help="draw loss against bytes into this file")
     parser.add_argument("--curves", type=Path, help="draw the curves of the larger model")
     args = parser.parse_args()
-    frames = {s: {t: results.read(t, args.folder) for t in plan.CENTRES[s]} for s in plan.CENTRES}
-    tasks = {study: finished_rows(study, of, frames["A"]) for study, of in frames.items()}
+    frames, tasks = read(args.folder)
     reported = {**tasks["B"], **tasks["D"]}
-    if args.short:
-        print(of_means(shortened(reported)))
-    elif args.picture or args.curves:
-        if not reported:
-            raise SystemExit(f"No run of B or D is in {args.folder}: run A, then B and D first.")
-        if args.picture:
-            means = over_tasks({t: compared(rows) for t, rows in inside(reported).items()})
-            sizes = pd.concat(reported.values()).groupby("optimizer").state_bytes.mean()
-            picture.of_bytes(means, sizes).savefig(args.picture, dpi=110)
-        if args.curves:
-            picture.curves(reported["larger_d"]).savefig(args.curves, dpi=110)
+    if (args.short or args.picture or args.curves) and not reported:
+        raise SystemExit(f"No row of B or D is finished in {args.folder}: run A, then B and D.")
+    if args.picture:
+        means = over_tasks({t: compared(rows) for t, rows in inside(reported).items()})
+        sizes = pd.concat(reported.values()).groupby("optimizer").state_bytes.mean()
+        picture.of_bytes(means, sizes).savefig(args.picture, dpi=110)
+    elif args.curves:
+        picture.curves(reported["larger_d"]).savefig(args.curves, dpi=110)
     else:
-        print(
-            f"# The study: all tables\n\n## Tasks A: what they choose\n\n{of_choice(frames['A'])}"
-        )
-        if reported:
-            print(f"## Tasks B and D: % over {plan.BASE}\n\n{of_means(reported)}")
-            print(f"## Tasks B and D, one by one\n\n{of_single(shortened(reported))}")
-        for study, of in tasks.items():
-            for task, rows in of.items():
-                print(f"## {task}\n\n{of_task(rows)}")
-            for line in left(study, frames[study], frames["A"]):
-                print(f"Study {study} has something left. {line}\n")
+        print(of_means(shortened(reported)) if args.short else page(frames, tasks), end="")
 
 
 if __name__ == "__main__":
