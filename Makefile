@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PYTEST = $(BIN)/python -m pytest -n 2 --dist worksteal
 SPHINX = $(BIN)/sphinx-build --quiet --fail-on-warning --keep-going -c docs -d docs/_build/doctrees
-# Where Python may not keep byte code, every process compiles each file of the tests anew: 8 s.
+# Without byte code on disk every process compiles each file of the tests again: 8 s.
 unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: demo distributed-demo notebooks check quick test test-all test-compiled versions mutants \

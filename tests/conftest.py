@@ -12,7 +12,8 @@ from compiler import FLAGS
 os.environ["XLA_FLAGS"] = f"--xla_force_host_platform_device_count=8 {FLAGS}"
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["MPLBACKEND"] = "Agg"
-# Programs that were compiled before are read from here: by the other worker, or by the next run.
+# Programs that were compiled before are read from here, by the other worker or by the next run.
+# Small ones too: they are most.
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(__file__).parents[1] / ".cache/jax"))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 

@@ -14,7 +14,6 @@ from compiler import FLAGS
 from distributed import ALL, SAVED_AT
 from meshes import STEPS, assert_near_reference, make_arrays, make_mesh, place, set_mesh
 
-HERE = Path(__file__).parent
 ENVIRONMENT = os.environ | {"XLA_FLAGS": FLAGS}
 
 
@@ -28,7 +27,7 @@ def test_processes(processes, tmp_path):
     with socket.socket() as unused:
         unused.bind(("localhost", 0))
         port = unused.getsockname()[1]
-    command = [sys.executable, HERE / "distributed.py"]
+    command = [sys.executable, Path(__file__).with_name("distributed.py")]
     options = dict(env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     workers = [
         subprocess.Popen([*command, *map(str, (k, processes, port)), tmp_path], **options)
@@ -55,5 +54,5 @@ def test_processes(processes, tmp_path):
 def test_demo_of_two_processes_killed_and_resumed(tmp_path):
     """It fails unless losses, parameters and state are those of an unbroken run."""
     short = ["--folder", tmp_path, "--steps", "24", "--save-every", "8"]
-    command = [sys.executable, HERE.parent / "docs/fsdp.py", *short]
+    command = [sys.executable, Path(__file__).parents[1] / "docs/fsdp.py", *short]
     subprocess.run(command, env=ENVIRONMENT, check=True, timeout=500)

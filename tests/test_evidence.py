@@ -16,7 +16,7 @@ import pandas as pd
 
 from benchmarks.evidence import plan, results
 from benchmarks.evidence.optimizers import LIBRARY, Row, candidate, recipe
-from benchmarks.evidence.report import of_choice, of_means, of_single, of_task
+from benchmarks.evidence.report import of_choice, of_means, of_single, of_task, shortened
 from benchmarks.evidence.results import Record
 from benchmarks.evidence.run import work
 from benchmarks.evidence.statistics import compared, finished_rows, left, over_tasks, percent, tuned
@@ -101,7 +101,7 @@ def test_b_waits_for_a_and_for_the_library():
     nothing = {task: frame([]) for task in TASKS_A}
     with pytest.raises(SystemExit, match="A is not finished"):
         plan.groups_of("B", nothing)
-    assert plan.winner(nothing) is None
+    assert (plan.winner(nothing), finished_rows("B", {}, nothing)) == (None, {})
     assert left("B", {}, nothing) == ["A is not finished: run A first."]
     assert left("A", nothing, nothing)[0].startswith("language_a: 22 of 22 rows")
     with pytest.raises(SystemExit, match="change the library"):
@@ -173,7 +173,10 @@ def test_statistics_are_of_pairs_at_the_best_rate():
     assert re.search(rf"\| {other} \| 4.00 \| 0.1 \(edge\) \| .* \| 1/4 \|", of_task(rows))
     shown = of_means({"language_b": rows, "lstm_b": rows.assign(loss=1.0)})
     assert f"| {other} | 4.00 | {percent(found['mean'], found.half)} | 1 |" in shown
-    assert f"| on language_b | {percent(found['mean'])} |" in of_single({"language_b": rows})
+    single = of_single({"language_b": rows, "lstm_b": rows, "sparse_b": rows})
+    for title in ("on language_b", "on lstm_b (in no mean)", "without sparse_b"):
+        assert f"| {title} | {percent(found['mean'])} |" in single
+    assert list(shortened({"x": rows, "y": rows[rows.optimizer == base]})) == ["x"]
     assert (percent(0.0, 0.01), percent(np.inf)) == ("+0.00 ± 1.00 (none)", "diverged")
 
 

@@ -54,12 +54,11 @@ def test_without_the_recipe_jax_refuses_it():
         jax.jit(sharded_update(tx, mesh, params))(params, tx.init(params))
 
 
-FACTORS = (16 + 8 + 1) + 4 * (8 + 16 + 1)  # the means of "matrix" and of "stack"
-NUMBERS = {  # at most so many are communicated: one for each leaf and mesh axis; factors; none
+NUMBERS = {  # at most so many are communicated: one for each leaf and mesh axis; means; none
     "max": (adashift(0.1, n=3), 2 * len(SHAPES)),
     "mean": (adashift(0.1, n=3, phi="mean"), 2 * len(SHAPES)),
     "shard_map": (adashift(0.1, n=3, phi=recipe), 2 * len(SHAPES)),
-    "factored": (adashift_factored(0.1), FACTORS),
+    "factored": (adashift_factored(0.1), (16 + 8 + 1) + 4 * (8 + 16 + 1)),  # "matrix", "stack"
     "none": (adashift(0.1, n=3, phi="none"), 0),
 }
 

@@ -18,7 +18,7 @@ VERSIONS = {
     **{f"0.{minor}": (f"jax==0.{minor}.*", f"jaxlib==0.{minor}.*") for minor in range(6, 12)},
     "newest": (),
 }
-VERSIONS["0.6"] += ("orbax-checkpoint==0.11.28",)  # on JAX 0.6 newer ones fail on a mesh
+VERSIONS["0.6"] += ("orbax-checkpoint==0.11.28",)  # there 0.11.30 and newer fail on a mesh
 SHOWN = ("jax", "jaxlib", "optax", "flax", "orbax-checkpoint", "numpy")
 # Wheels only, so that a version without one for this Python is not its oldest.
 WHEELS = ("--only-binary", ":all:")
@@ -43,7 +43,7 @@ def check_alone(package, tmp, python, pins=()):
 def check_versions(which, package, source, tmp, python=None):
     """`package` with some versions of what it needs: alone, and with the tests CORE of `source`."""
     wanted = VERSIONS[which]
-    order = PYTHONS[::-1] if which in ("0.11", "newest") else PYTHONS  # they need Python 3.12
+    order = PYTHONS[::-1] if which in ("0.11", "newest") else PYTHONS  # their JAX needs Python 3.12
     python = find_python([python] if python else order)
     options = [option for option in wanted if "==" not in option]
     tools = tmp / f"{which}.in"
@@ -51,8 +51,7 @@ def check_versions(which, package, source, tmp, python=None):
     pins = tmp / f"{which}.txt"
     extras = ("--python", python, "--extra", "distributed", ROOT / "pyproject.toml", tools)
     uv("pip", "compile", *extras, *WHEELS, *options, "--output-file", pins)
-    lines = pins.read_text(encoding="utf-8").splitlines()
-    chosen = [line for line in lines if line.split("==")[0] in SHOWN]
+    chosen = [x for x in pins.read_text("utf-8").splitlines() if x.split("==")[0] in SHOWN]
     pinned = [line for line in chosen if line.startswith(("jax", "optax", "numpy"))]
     check_alone(package, tmp, python, pinned)
     installed = make_environment(tmp / which, python, "--requirement", pins)

@@ -47,7 +47,7 @@ def of_bytes(means: pd.DataFrame, sizes: pd.Series) -> Figure:
     axes.set_xticks([*PLACES.values()], [f"{size} bytes" for size in PLACES])
     axes.set(xlim=(-0.2, 5.4), ylim=(low, HIGHEST), xlabel="optimizer state per parameter")
     axes.set(ylabel=f"loss over that of {plan.BASE}, %")
-    axes.set(title="Each optimizer at its best learning rate. Mean over tasks B and D.")
+    axes.set(title="Each optimizer at its best learning rate. Mean over its tasks B and D.")
     axes.spines[["top", "right"]].set_visible(False)
     for size, found in means.groupby(sizes[means.index].map(nearest)):
         percents = 100 * np.expm1(found["mean"].to_numpy())

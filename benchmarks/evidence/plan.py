@@ -94,6 +94,7 @@ def point_of(rate: float) -> int:
 
 def losses(group: Group, frame: pd.DataFrame) -> dict[tuple[int, int], float]:
     """The best validation losses by point and seed: infinite where the run diverged."""
+    # Lists: masks of pandas took most of the time of a report.
     columns = (frame[c].tolist() for c in ("optimizer", "rate", "seed", "best", "diverged"))
     return {
         (point_of(rate), seed): math.inf if diverged else best

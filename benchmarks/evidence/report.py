@@ -12,7 +12,8 @@ from benchmarks.evidence.optimizers import candidate
 from benchmarks.evidence.plan import Frames
 from benchmarks.evidence.statistics import compared, finished_rows, left, over_tasks, percent
 
-# The rows of the table that README and docs share. Of the recipe one b1 is there.
+# The rows of the table that README and docs share, beside what all are compared with. Of the recipe
+# one b1 is there.
 SHORT = (
     "ours",
     "ours bfloat16",
@@ -24,13 +25,15 @@ PAGE = """# The study: all tables
 
 [What the tasks and rows are, and how to repeat it](../../evidence/README.md). A row is here once
 all of its runs are there. Its rate is the best for the first seed. A mean is over those tasks that
-the row has; "(none)" marks an interval that holds 0.
+the row has, without lstm_b and decay_d. "One by one" has only tasks that have all of these rows.
+"(none)" marks an interval that holds 0.
 """
 
 
 def table(columns: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
     """A table in Markdown."""
-    rows = [columns, ["---", *["---:"] * (len(columns) - 1)], *lines]
+    filled = ([cell or "-" for cell in line] for line in lines)
+    rows = [columns, ["---", *["---:"] * (len(columns) - 1)], *filled]
     return "\n".join(f"| {' | '.join(row)} |" for row in rows) + "\n"
 
 
@@ -72,6 +75,8 @@ def of_choice(frames: Frames) -> str:
 
 def of_means(tasks: dict[str, pd.DataFrame]) -> str:
     """Means over those tasks that count."""
+    if not inside(tasks):
+        return "No task has all of these rows yet.\n"
     means = over_tasks({task: compared(rows) for task, rows in inside(tasks).items()})
     bytes_ = pd.concat(tasks.values()).groupby("optimizer").state_bytes.mean()
     lines = [
@@ -90,7 +95,10 @@ def of_means(tasks: dict[str, pd.DataFrame]) -> str:
 def of_single(tasks: dict[str, pd.DataFrame]) -> str:
     """The rows of the short table on each task, then their means without each task."""
     found = {task: compared(rows) for task, rows in tasks.items()}
-    parts = {f"on {task}": ratios["mean"] for task, ratios in found.items()}
+    parts = {
+        f"on {task}{' (in no mean)' * (task in plan.OUTSIDE)}": ratios["mean"]
+        for task, ratios in found.items()
+    }
     counted = {task: found[task] for task in inside(tasks)}
     for out in counted if len(counted) > 1 else ():
         others = {task: ratios for task, ratios in counted.items() if task != out}
@@ -115,7 +123,7 @@ def shortened(tasks: dict[str, pd.DataFrame]) -> dict[str, pd.DataFrame]:
     return {task: found for task, found in rows.items() if set(found.optimizer) == every}
 
 
-def page(frames: Frames, tasks: dict[str, Frames]) -> str:
+def page(frames: dict[str, Frames], tasks: dict[str, Frames]) -> str:
     """All tables, and what is missing."""
     reported, over = {**tasks["B"], **tasks["D"]}, f"% over {plan.BASE}"
     parts = [PAGE, f"## Tasks A: what they choose\n\n{of_choice(frames['A'])}"]
@@ -124,7 +132,7 @@ def page(frames: Frames, tasks: dict[str, Frames]) -> str:
         parts.append(f"## Tasks B and D, one by one: {over}\n\n{of_single(shortened(reported))}")
     for study, of in tasks.items():
         parts += [f"## {task}\n\n{of_task(rows)}" for task, rows in of.items()]
-        parts += [f"Not finished: {line}\n" for line in left(study, frames[study], frames["A"])]
+        parts += [f"{line}\n" for line in left(study, frames[study], frames["A"])]
     return "\n".join(parts)
 
 
@@ -144,15 +152,17 @@ def main() -> None:
     args = parser.parse_args()
     frames, tasks = read(args.folder)
     reported = {**tasks["B"], **tasks["D"]}
-    if (args.short or args.picture or args.curves) and not reported:
-        raise SystemExit(f"No row of B or D is finished in {args.folder}: run A, then B and D.")
+    if args.curves:
+        if "larger_d" not in reported:
+            raise SystemExit(f"No row of larger_d is finished in {args.folder}: run D.")
+        picture.curves(reported["larger_d"]).savefig(args.curves, dpi=110)
     if args.picture:
+        if not inside(reported):
+            raise SystemExit(f"No row of B or D is finished in {args.folder}: run A, then B and D.")
         means = over_tasks({t: compared(rows) for t, rows in inside(reported).items()})
         sizes = pd.concat(reported.values()).groupby("optimizer").state_bytes.mean()
         picture.of_bytes(means, sizes).savefig(args.picture, dpi=110)
-    elif args.curves:
-        picture.curves(reported["larger_d"]).savefig(args.curves, dpi=110)
-    else:
+    if not (args.picture or args.curves):
         print(of_means(shortened(reported)) if args.short else page(frames, tasks), end="")
 
 

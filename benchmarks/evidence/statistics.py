@@ -72,8 +72,12 @@ def percent(mean: float, half: float = np.nan, digits: int = 2) -> str:
 
 def finished_rows(study: str, frames: Frames, of_a: Frames) -> Frames:
     """The tuned runs of those rows of a study that have nothing left to run, by task."""
-    found = {}
-    for group in plan.groups_of(study, of_a):
+    found: dict[str, list[pd.DataFrame]] = {}
+    try:
+        groups = plan.groups_of(study, of_a)
+    except SystemExit:  # `left` says why
+        return {}
+    for group in groups:
         frame = frames[group.task]
         if not plan.next_cells(group, frame):
             rows = tuned(frame[frame.optimizer == group.row.name], group.seeds)
@@ -90,8 +94,7 @@ def left(study: str, frames: Frames, of_a: Frames) -> list[str]:
     lines = []
     for task in plan.CENTRES[study]:
         mine = [group for group in groups if group.task == task]
-        missing = [g.row.name for g in mine if plan.next_cells(g, frames[task])]
+        missing = sum(bool(plan.next_cells(g, frames[task])) for g in mine)
         if missing:
-            names = ", ".join(missing)
-            lines.append(f"{task}: {len(missing)} of {len(mine)} rows are not finished: {names}")
+            lines.append(f"{task}: {missing} of {len(mine)} rows are not finished.")
     return lines
