@@ -130,8 +130,8 @@ def all_compiled() -> str:
             columns["joined"] = of_matrices
             columns["peak, MB / chip"] = (rows["peak"] / 1e6).map("{:.0f}".format)
         if mesh:
-            columns["all-reduces"] = rows["all_reduces"].astype(str)
-            columns["numbers in them"] = rows["reduced"].astype(str)
+            reduced = rows["reduced"].map(" ({})".format)
+            columns["all-reduces (numbers)"] = rows["all_reduces"].astype(str) + reduced
         if mesh and alone:
             columns["waits"] = rows["waits"]
         parts += [f"## {chips}: {program}\n", _markdown(pd.DataFrame(columns))]
