@@ -57,7 +57,7 @@ def assert_close(tree, others):
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(FLAX == (0, 11), reason="its nnx.Optimizer takes no optax.masked")
+@pytest.mark.skipif(FLAX == (0, 11), reason="there Adam fails too: Flax takes no optax.masked")
 @pytest.mark.parametrize("trained", [matrices, lambda p: jax.tree.map(lambda x: False, p)])
 def test_nnx_optimizer_of_a_part_of_the_model(trained):
     """Its variables hold a MaskedNode in the place of an array."""
