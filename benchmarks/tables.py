@@ -153,8 +153,7 @@ def _side_by_side(columns: dict[str, pd.Series]) -> str:
 
 def _markdown(table: pd.DataFrame) -> str:
     """A table whose first column is text."""
-    lines = [list(table), ["---", *["---:"] * (table.shape[1] - 1)], *table.to_numpy().tolist()]
-    return "\n".join([*(f"| {' | '.join(line)} |" for line in lines), ""])
+    return report.table(list(table), table.to_numpy().tolist())
 
 
 if __name__ == "__main__":
