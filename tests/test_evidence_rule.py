@@ -1,8 +1,8 @@
 """The candidates of the study, their controls, and the text that its tasks are made of."""
 
-from functools import partial
+import itertools
 
-import jax
+import chex
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -12,7 +12,7 @@ pytest.importorskip("tokenizers")
 
 from common import make_grads, run
 
-from adashift_optax import scale_by_adashift_factored
+from adashift_optax import scale_by_adashift_factored, state_bytes
 from benchmarks.evidence import larger, text
 from benchmarks.evidence.candidates import Candidate
 from benchmarks.evidence.optimizers import LIBRARY, NARROW, OURS, recipe
@@ -21,35 +21,36 @@ pytestmark = pytest.mark.all_only
 SHAPES = {"table": (5, 3), "conv": (2, 2, 3, 4), "bias": (4,), "scalar": ()}
 
 
-def by_loops(grads, candidate, delayed):
+def by_loops(grads, candidate, delayed=True, clipped=False, last=False):
     """A candidate on one matrix, element by element, in float64."""
     r, c, m, b1 = np.zeros(len(grads[0])), np.zeros(grads[0].shape[1]), 0.0, candidate.b1
     for t, g in enumerate(np.asarray(grads, np.float64), 1):
         a = max(0.001, t**-0.8) if candidate.growing else 0.001 / (1 - 0.999**t)
-        old = r.copy(), c.copy()
-        r, c = (1 - a) * r + a * (g**2).mean(1), (1 - a) * c + a * (g**2).mean(0)
-        of_rows, of_columns = old if delayed else (r, c)
-        s = np.zeros(g.shape)
+        today = (1 - a) * r + a * (g**2).mean(1), (1 - a) * c + a * (g**2).mean(0)
+        (rows, columns), (r, c) = (r, c) if delayed else today, today
+        over = np.zeros(g.shape)
         for i, j in np.ndindex(g.shape):
-            whole = of_rows[i] * of_columns[j] / of_rows.mean() if of_rows.any() else 0
+            whole = rows[i] * columns[j] / rows.mean() if rows.any() else 0
             v = (1 - a) * whole + candidate.kappa * a * g[i, j] ** 2
-            s[i, j] = g[i, j] / (np.sqrt(v) + 1e-10) if v else 0
-        m = b1 * m + (1 - b1) * s
-        plain = m / (1 - b1**t)
-        ahead = b1 * m / (1 - b1 ** (t + 1)) + (1 - b1) * s / (1 - b1**t)
-        yield ahead if candidate.nesterov else plain
+            over[i, j] = 1 / (np.sqrt(v) + 1e-10) if v else 0
+        s = g * over / (max(1, np.sqrt(np.mean((g * over) ** 2))) if clipped else 1)
+        x, behind = (g, over) if last else (s, 1)
+        m = b1 * m + (1 - b1) * x
+        ahead = b1 * m / (1 - b1 ** (t + 1)) + (1 - b1) * x / (1 - b1**t)
+        yield behind * (ahead if candidate.nesterov else m / (1 - b1**t))
 
 
 CANDIDATES = [LIBRARY, Candidate(False, 0.5, 2.0, False), Candidate(True, 0.0, 4.0)]
+HOW = [{}, {"delayed": False}, {"clipped": True}, {"last": True}]
+CASES = [*itertools.product(CANDIDATES, HOW), (LIBRARY._replace(kappa=0.0), {})]
 
 
 @pytest.mark.usefixtures("standard_promotion")
-@pytest.mark.parametrize("delayed", [True, False], ids=["delayed", "undelayed"])
-@pytest.mark.parametrize("candidate", CANDIDATES, ids=lambda candidate: candidate.name)
-def test_a_candidate_is_what_it_says(candidate, delayed):
+@pytest.mark.parametrize(("candidate", "how"), CASES, ids=str)
+def test_a_candidate_is_what_it_says(candidate, how):
     grads = make_grads(12, {"matrix": (3, 4)}, np.float32)
-    wanted = by_loops([g["matrix"] for g in grads], candidate, delayed)
-    for u, want in zip(run(candidate.make(delayed), grads), wanted, strict=True):
+    wanted = by_loops([g["matrix"] for g in grads], candidate, **how)
+    for u, want in zip(run(candidate.make(**how), grads), wanted, strict=True):
         np.testing.assert_allclose(u["matrix"], want, rtol=3e-5, atol=2e-6)
 
 
@@ -57,8 +58,7 @@ def test_a_candidate_is_what_it_says(candidate, delayed):
 def test_the_library_has_the_chosen_rule(b1):
     grads = make_grads(30, SHAPES, np.float32)
     ours, same = scale_by_adashift_factored(b1), LIBRARY._replace(b1=b1).make()
-    equal = partial(np.testing.assert_allclose, rtol=2e-5, atol=2e-6)
-    jax.tree.map(equal, run(ours, grads), run(same, grads))
+    chex.assert_trees_all_close(run(ours, grads), run(same, grads), rtol=2e-5, atol=2e-6)
 
 
 def test_the_delay_changes_matrices_only():
@@ -71,8 +71,7 @@ def test_bytes_of_state():
     narrow = [recipe(0.9, nesterov, "bfloat16") for nesterov in (True, False)]
     rows = [(OURS, 4), (recipe(0.9, True), 4), (recipe(0), 0), *((x, 2) for x in (NARROW, *narrow))]
     for row, wanted in rows:
-        state = jax.eval_shape(row.make().init, {"matrix": jnp.zeros((256, 256))})
-        size = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(state)) / 256**2
+        size = state_bytes(row.make(), {"matrix": jnp.zeros((256, 256))}) / 256**2
         assert size == pytest.approx(wanted, abs=0.05), row.name
 
 

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import optax
 
 B2, EPS = 0.999, 1e-10
+Direction = optax.GradientTransformation
 
 
 class Candidate(NamedTuple):
@@ -43,21 +44,26 @@ class Candidate(NamedTuple):
         """How many numbers the rule has beside b2 and eps: of equals the one with fewer wins."""
         return (self.b1 != 0) + (self.kappa != 1) + self.growing
 
-    def make(self, delayed: bool = True, dtype: Any = None) -> optax.GradientTransformation:
-        """Its direction."""
-        scaled = scale(self.kappa, self.growing, delayed)
-        return optax.chain(scaled, momentum(self.b1, self.nesterov, dtype))
+    def make(self, delayed: bool = True, clipped: bool = False, last: bool = False) -> Direction:
+        """Its direction. `clipped`: the RMS of each leaf of s_t is at most 1, as in Adafactor's
+        recipe. `last`: the root of v_t divides the momentum of g_t, as in Adam.
+        """
+        move, none = momentum(self.b1, self.nesterov), optax.identity()
+        scaled = scale(self.kappa, self.growing, delayed, move if last else none)
+        clip = optax.clip_by_block_rms(1.0) if clipped else none
+        return optax.chain(scaled, clip, none if last else move)
 
 
 class ScaleState(NamedTuple):
-    """`squares`: of each leaf (R, C), or v itself for rank 0 and 1."""
+    """`squares`: of each leaf (R, C), or v itself for rank 0 and 1. `inner`: of what is divided."""
 
     count: jax.Array
     squares: Any
+    inner: Any
 
 
-def scale(kappa: float, growing: bool, delayed: bool) -> optax.GradientTransformation:
-    """From g_t to s_t."""
+def scale(kappa: float, growing: bool, delayed: bool, of: Direction) -> Direction:
+    """From g_t to s_t, or to what `of` makes of g_t instead of g_t, over the same root of v_t."""
 
     def means(g: jax.Array) -> tuple[jax.Array, ...]:
         x = jnp.square(g)
@@ -65,7 +71,7 @@ def scale(kappa: float, growing: bool, delayed: bool) -> optax.GradientTransform
 
     def init(params: Any) -> ScaleState:
         squares = jax.tree.map(lambda p: means(jnp.zeros_like(p)), params)
-        return ScaleState(jnp.zeros([], jnp.int32), squares)
+        return ScaleState(jnp.zeros([], jnp.int32), squares, of.init(params))
 
     def update(g: Any, state: ScaleState, params: Any = None) -> tuple[Any, ScaleState]:
         del params
@@ -73,24 +79,25 @@ def scale(kappa: float, growing: bool, delayed: bool) -> optax.GradientTransform
         t = count.astype(jnp.float32)
         a = jnp.maximum(1 - B2, t**-0.8) if growing else (1 - B2) / -jnp.expm1(t * math.log(B2))
         today = jax.tree.map(means, g)
+        x, inner = of.update(g, state.inner)
         squares = jax.tree.map(lambda old, new: old - a * old + a * new, state.squares, today)
 
-        def scaled(g: jax.Array, old: Any, new: Any) -> jax.Array:
-            of = old if delayed or g.ndim < 2 else new
-            whole = of[0]
+        def scaled(g: jax.Array, x: jax.Array, old: Any, new: Any) -> jax.Array:
+            used = old if delayed or g.ndim < 2 else new
+            whole = used[0]
             if g.ndim > 1:
-                mean = of[0].mean(-2, keepdims=True)
-                whole = jnp.where(mean > 0, of[0] / jnp.where(mean > 0, mean, 1), 0) * of[1]
+                mean = used[0].mean(-2, keepdims=True)
+                whole = jnp.where(mean > 0, used[0] / jnp.where(mean > 0, mean, 1), 0) * used[1]
             v = whole - a * whole + kappa * a * g * g
-            return jnp.where(v > 0, g / (jnp.sqrt(jnp.where(v > 0, v, 1)) + EPS), 0)
+            return jnp.where(v > 0, x / (jnp.sqrt(jnp.where(v > 0, v, 1)) + EPS), 0)
 
-        s = jax.tree.map(scaled, g, state.squares, squares)
-        return s, ScaleState(count, squares)
+        s = jax.tree.map(scaled, g, x, state.squares, squares)
+        return s, ScaleState(count, squares, inner)
 
     return optax.GradientTransformation(init, update)
 
 
-def momentum(b1: float, nesterov: bool, dtype: Any = None) -> optax.GradientTransformation:
+def momentum(b1: float, nesterov: bool, dtype: Any = None) -> Direction:
     """The mean of what comes in, with bias correction: plain, or Nesterov's as in `optax.adam`."""
     if b1 == 0:
         return optax.identity()
@@ -110,8 +117,7 @@ def momentum(b1: float, nesterov: bool, dtype: Any = None) -> optax.GradientTran
         t = count.astype(jnp.float32)
         m = jax.tree.map(one, state.ema, s)
         now, ahead = (1 - b1) / (1 - b1**t), b1 / (1 - b1 ** (t + 1))
-        return jax.tree.map(lambda m, x: ahead * m.astype(x.dtype) + now * x, m, s), optax.EmaState(
-            count, m
-        )
+        u = jax.tree.map(lambda m, x: ahead * m.astype(x.dtype) + now * x, m, s)
+        return u, optax.EmaState(count, m)
 
     return optax.GradientTransformation(init, update)
