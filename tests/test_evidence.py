@@ -159,12 +159,12 @@ def test_statistics_are_of_pairs_at_the_best_rate():
         seeded = zip(plan.SEEDS["B"], losses, strict=False)
         return [record(plan.Cell("language_b", name, rate, s), x, **kwargs) for s, x in seeded]
 
-    base, other = plan.BASE, "ours bfloat16"
+    base, other, cause = plan.BASE, "ours bfloat16", "ours scaled last"
     records = made(base, [2.0, 2.2, 2.4]) + made(base, [2.1], 1.0) + made(base, [9.0], 0.01)
     records += made(other, [2.2, 2.42, 2.7]) + made(other, [0.5], 0.2, diverged=True)
-    rows = tuned(frame(records), plan.SEEDS["B"])
+    rows = tuned(frame(records + made(cause, [1.0])), plan.SEEDS["B"])
     kept = {(row.optimizer, row.rate, row.edge) for row in rows.itertuples()}
-    assert kept == {(base, 0.1, False), (other, 0.1, True)}
+    assert kept == {(base, 0.1, False), (other, 0.1, True), (cause, 0.1, True)}
     found, logs = compared(rows).loc[other], np.log([1.1, 1.1, 2.7 / 2.4])
     half = 4.302653 * logs.std(ddof=1) / 3**0.5  # a table of Student's t
     assert (found["mean"], found.half) == pytest.approx((logs.mean(), half))
@@ -173,6 +173,7 @@ def test_statistics_are_of_pairs_at_the_best_rate():
     assert re.search(rf"\| {other} \| 4.00 \| 0.1 \(edge\) \| .* \| 1/4 \|", of_task(rows))
     shown = of_means({"language_b": rows, "lstm_b": rows.assign(loss=1.0)})
     assert f"| {other} | 4.00 | {percent(found['mean'], found.half)} | 1 |" in shown
+    assert cause not in shown
     single = of_single({"language_b": rows, "lstm_b": rows, "sparse_b": rows})
     for title in ("on language_b", "on lstm_b (in no mean)", "without sparse_b"):
         assert f"| {title} | {percent(found['mean'])} |" in single

@@ -8,14 +8,13 @@ import numpy as np
 import pandas as pd
 
 from benchmarks.evidence import picture, plan, results
-from benchmarks.evidence.optimizers import candidate
+from benchmarks.evidence.optimizers import NARROW, OURS, SWITCHED, adam, candidate
 from benchmarks.evidence.plan import Frames
 from benchmarks.evidence.statistics import compared, finished_rows, left, over_tasks, percent
 
 # The rows of the table that README and docs share, beside what all are compared with. Of the recipe
 # one b1 is there.
-NAMES = [row.name for row in plan.RECIPES[True]]
-SHORT = ("ours", "ours bfloat16", "adam b1=0.9", "nadam b1=0.9", *NAMES)
+SHORT = [x.name for x in (OURS, NARROW, adam(0.9), adam(0.9, True), *plan.RECIPES[True])]
 PAGE = """# The study: all tables
 
 [What the tasks and rows are, and how to repeat it](../../evidence/README.md). A row is here once
@@ -107,8 +106,9 @@ def of_single(tasks: dict[str, pd.DataFrame]) -> str:
 
 
 def inside(tasks: dict[str, pd.DataFrame]) -> dict[str, pd.DataFrame]:
-    """Those tasks that count in means."""
-    return {task: rows for task, rows in tasks.items() if task not in plan.OUTSIDE}
+    """Those tasks that count in means, without the rows that only look for a cause."""
+    no = [row.name for row in SWITCHED]
+    return {t: x[~x.optimizer.isin(no)] for t, x in tasks.items() if t not in plan.OUTSIDE}
 
 
 def shortened(tasks: dict[str, pd.DataFrame]) -> dict[str, pd.DataFrame]:
