@@ -36,7 +36,7 @@ include_patterns = [
     "docs/*.md",
     "notebooks/*.ipynb",
     "benchmarks/README.md",
-    "benchmarks/*/README.md",
+    "benchmarks/*/*.md",
     "benchmarks/results/*/*.md",
     "CHANGELOG.md",
     "CONTRIBUTING.md",

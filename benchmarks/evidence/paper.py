@@ -1,6 +1,6 @@
 """``python -m benchmarks.evidence.paper``: MNIST with the settings of the AdaShift paper.
 
-Runs what is missing of the plan in README.md ("The paper's figures") and writes each finished run
+Runs what is missing of the plan in plan.md ("The paper's figures") and writes each finished run
 to ``paper.csv``.
 """
 

@@ -1,6 +1,6 @@
 """The plan of the paper's MNIST experiments: settings, optimizers, rates and seeds.
 
-The settings are those of the authors' TensorFlow code. README.md says where this plan departs from
+The settings are those of the authors' TensorFlow code. plan.md says where this plan departs from
 it. Whoever changes the plan raises VERSION.
 """
 

@@ -1,6 +1,6 @@
 """The plan: which optimizer runs on which task, at which rates, from which seeds.
 
-It was committed before the first run. Whoever changes it raises VERSION, and says why in README.md.
+It was committed before the first run. Whoever changes it raises VERSION, and says why in plan.md.
 """
 
 import math
