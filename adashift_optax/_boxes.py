@@ -36,7 +36,7 @@ _NAMES = ("out_sharding", "optimizer_sharding", "sharding_names", "sharding")
 
 def is_box(x: object) -> bool:
     """Whether `x` is an ``nnx.Variable`` or a box of linen (``flax.core.meta.AxisMetadata``)."""
-    return hasattr(x, "get_metadata") or hasattr(x, "replace_boxed")
+    return hasattr(x, "replace_boxed") or (hasattr(x, "get_metadata") and hasattr(x, "replace"))
 
 
 def unboxed(tree: Params) -> Params:
@@ -153,8 +153,8 @@ def check_together(updates: Updates, state: OptState, init: Callable[[Params], A
 
     def named(path: KeyPath, x: Any) -> tuple[str, list[int], str]:
         kind = str(dtype_of(x))
-        # Whether gradients, parameters and state are 64 bits wide is free.
-        kind = {"float64": "float32", "complex128": "complex64"}.get(kind, kind)
+        # Whether gradients, parameters, state and its counter are 64 bits wide is free.
+        kind = {"float64": "float32", "complex128": "complex64", "int64": "int32"}.get(kind, kind)
         return jax.tree_util.keystr(path, simple=True, separator="/"), list(np.shape(x)), kind
 
     expected = jax.eval_shape(init, jax.tree.map(parameter, updates))

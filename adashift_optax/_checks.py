@@ -13,7 +13,6 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 from jax.tree_util import KeyPath
-from jax.typing import ArrayLike
 
 State = TypeVar("State")
 Moments = tuple[Any, Any, Any]  # b1, b2, eps: floats, arrays or traced
@@ -65,8 +64,9 @@ def check_number(
     return jnp.asarray(value, float if whole else None) if array else float(value)
 
 
-def check_scheduled(name: str, value: Any, low: float, remedy: str, narrow: bool = False) -> Any:
+def check_scheduled(name: str, value: Any, low: float, narrow: bool = False) -> Any:
     """`value`, a finite number >= `low`, or a schedule whose every value is one real number."""
+    remedy = f"Pass e.g. {name}=1e-4."
     if not callable(value):
         return check_number(name, value, low, math.inf, remedy, narrow)
 
@@ -88,7 +88,7 @@ def check_phi(phi: Any) -> Any:
     return phi
 
 
-def check_phi_value(x: ArrayLike) -> jax.Array:
+def check_phi_value(x: Any) -> jax.Array:
     """The value of a callable phi, a real scalar."""
     x = jnp.asarray(x)
     if x.ndim or not jnp.issubdtype(x.dtype, jnp.floating):
@@ -132,7 +132,8 @@ def check_params(params: Any, narrow: str = "") -> None:
     check_inexact("params", params, narrow)
 
     def is_named(x: Any) -> bool:
-        return any(hasattr(x, name) for name in ("axes", "named_axes", "named_shape"))
+        # By `dir`, in which what a box says of the array in it is not.
+        return hasattr(x, "dtype") and not {"axes", "named_axes", "named_shape"}.isdisjoint(dir(x))
 
     for path, x in jax.tree_util.tree_leaves_with_path(params, is_leaf=is_named):
         if is_named(x):
@@ -153,8 +154,7 @@ def check_state(state: object, of: type[State]) -> State:
 def check_transformation(tx: Any) -> None:
     """`tx` is one of Optax's."""
     if not (callable(getattr(tx, "init", None)) and callable(getattr(tx, "update", None))):
-        remedy = "Pass e.g. adashift(1e-2)."
-        refuse(TypeError, "tx", "an optax.GradientTransformation", repr(tx), remedy)
+        refuse(TypeError, "tx", "an optax.GradientTransformation", repr(tx), "Pass adashift(1e-2).")
 
 
 def check_arrays(params: Any, or_numbers: bool = False) -> None:

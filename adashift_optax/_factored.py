@@ -168,5 +168,6 @@ def accumulated(g_rows: jax.Array, g_columns: jax.Array, factors: Factors) -> tu
     columns = num.mean(num.squared(g_columns), (-2,), keepdims=True).astype(r.dtype)
     # mean(R_t) by the recurrence of R_t: of R_t itself it would be an all-reduce where rows are
     # sharded. Of the means of rows, which are there: XLA on CPU would sum all squares once more.
-    whole = num.mean(rows, (-2,), keepdims=True)
+    # Where R keeps a row as it was, because the new one is not finite, so does the mean.
+    whole = num.mean(num.joined(r, rows, 1.0), (-2,), keepdims=True)
     return num.joined(r, rows, a), num.joined(c, columns, a), num.joined(mean_r, whole, a)

@@ -1,7 +1,7 @@
 """Arithmetic in float32 or wider, and what happens at the ends of its range.
 
-Three rules: a statistic that is not finite does not join v (`joined`); an element of a factored v
-whose square overflows makes a step of 0; what enters the window is at most 2^120 (`bounded`).
+Three rules: a statistic that is not finite does not join v (`joined`); where a_t g^2 overflows,
+the step of the factored rule is 0; what enters the window is at most 2^120 (`bounded`).
 """
 
 from collections.abc import Iterable

@@ -175,9 +175,9 @@ def lagged_correlation(g: jax.Array, lags: tuple[int, ...]) -> jax.Array:
 def second_moments(state: Any, params: Any) -> Any:
     r"""v_t, before bias correction, of an optimizer in the form of the parameters.
 
-    For correlations over early steps divide by :math:`1 - \beta_2^t` first (AdaShift's by
-    :math:`1 - \beta_2^{t-n}`). The state of AdaShift with n = 1 holds the v of the next step: what
-    scales a gradient is there in the state before the update.
+    In the state after the update of step t it is the v that scaled this update. For correlations
+    over early steps divide by :math:`1 - \beta_2^t` first (AdaShift's by
+    :math:`1 - \beta_2^{t-n}`).
 
     Args:
       state: of any chain with one `nu` in it: Adam's or `adashift`'s, not `adashift_factored`'s.

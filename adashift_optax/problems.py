@@ -41,7 +41,7 @@ def stochastic(C: float = 101.0, d: float = 0.02) -> Problem:
 
     Args:
       C: slope of the rare cost, > 0. The paper's code has 101.
-      d: slope of the mean. The paper's code has 0.02, the paper 0.002.
+      d: slope of the mean, >= 0. The paper's code has 0.02, the paper 0.002.
 
     Returns:
       A :class:`Problem` without bounds, from x = 0.
@@ -61,7 +61,7 @@ def stochastic(C: float = 101.0, d: float = 0.02) -> Problem:
       AdaShift, ICLR 2019, section 3 and appendix.
     """
     C = _checks.check_number("C", C, 0, jnp.inf, "Pass e.g. C=101.0.")
-    d = _checks.check_number("d", d, -1, jnp.inf, "Pass e.g. d=0.02.")
+    d = _checks.check_number("d", d, 0, jnp.inf, "Pass e.g. d=0.02.")
     if isinstance(C, float) and isinstance(d, float) and (C == 0 or d > C):
         raise ValueError(
             "C must be > 0 and d at most C, or (1 + d) / (C + 1) is no probability; got "

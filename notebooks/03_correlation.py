@@ -160,8 +160,7 @@ plt.show()
 #
 # The recorded gradients of batches of 32 go through each optimizer, so that only $v$ differs. We
 # correlate $g_t^2$ with the $v_t$ that scales the update of step t. For Adam and `adashift`,
-# `analysis.second_moments` reads it from the state, before bias correction. For n = 1 the state of
-# `adashift` holds the $v$ of the next step, so we read it before the update. For
+# `analysis.second_moments` reads it from the state after the update, before bias correction. For
 # `adashift_factored` we put $v_t$ together from the rows and columns that the state holds before
 # the update and from $g_t^2$, as the update itself does.
 #
@@ -199,7 +198,7 @@ def measured(make, n):
             after = tx.update(grads, before, params)[1]
             if n is None:
                 return (after, t + 1), factored_v(before, grads, t, b2)
-            v = second_moments(before if n == 1 else after, params)
+            v = second_moments(after, params)
             return (after, t + 1), jax.tree.map(lambda v: v / (1 - b2 ** (t - n)), v)
 
         v = jax.lax.scan(step, (tx.init(params), 1.0), grads)[1]

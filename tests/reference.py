@@ -73,8 +73,8 @@ def adashift(
 def factored(grads, b1=0.8, b2=0.999, eps=1e-10, *, limit=LARGEST, kept=lambda m: m):
     """The updates u_t of one leaf of `adashift_factored`, and their scales.
 
-    `limit`: an element whose square is above it makes a step of 0, and a mean above it does not
-    join. `kept`: what the state makes of m.
+    `limit`: a mean above it does not join, and an element whose share of v is above twice that
+    makes a step of 0. `kept`: what the state makes of m.
     """
     grads = _wide(grads)
     zeros = np.zeros(grads[0].shape)
@@ -87,7 +87,7 @@ def factored(grads, b1=0.8, b2=0.999, eps=1e-10, *, limit=LARGEST, kept=lambda m
         v = np.zeros(g.shape)
         for index in np.ndindex(g.shape):
             v[index] = (1 - a) * _product(old, index) + a * g2[index]
-        s = np.where((v > 0) & (g2 <= limit), g / (np.where(v > 0, np.sqrt(v), 1) + eps), 0)
+        s = np.where((v > 0) & (a * g2 / 2 <= limit), g / (np.where(v > 0, np.sqrt(v), 1) + eps), 0)
         m = kept(b1 * m + (1 - b1) * s)
         size = b1 * size + (1 - b1) * np.abs(s)
         of_m, of_s = b1 / (1 - b1 ** (t + 1)), (1 - b1) / (1 - b1**t)
@@ -124,7 +124,7 @@ def _sum(terms):
 
 
 def _means(g2):
-    """The means of squares over each row, over each column, and over all of each matrix.
+    """The means of squares over each row and over each column.
 
     Of a leaf of rank 0 or 1 the squares themselves.
     """
@@ -135,14 +135,14 @@ def _means(g2):
     for *index, i, j in np.ndindex(g2.shape):
         rows[(*index, i)] += g2[(*index, i, j)] / n
         columns[(*index, j)] += g2[(*index, i, j)] / m
-    return [rows, columns, rows.sum(-1) / max(m, 1)]
+    return [rows, columns]
 
 
 def _product(old, index):
     """R_{t-1}[i] C_{t-1}[j] / mean(R_{t-1}) of one element; of a leaf without rows, its own v."""
     if len(old) == 1:
         return old[0][index]
-    rows, columns, whole = old
+    rows, columns = old
     *lead, i, j = index
-    mean = whole[tuple(lead)]
+    mean = rows[tuple(lead)].mean()
     return rows[(*lead, i)] / mean * columns[(*lead, j)] if mean > 0 else 0.0

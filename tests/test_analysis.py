@@ -83,15 +83,14 @@ def test_correlation_on_independent_gradients():
     for b2 in (0.9, 0.99):
         adam, ours = optax.scale_by_adam(b2=b2), scale_by_adashift(0.0, b2, n=1)
 
-        def step(states, g, adam=adam, ours=ours):
-            adams, before = states
-            _, adams = adam.update(g, adams)
-            _, after = ours.update(g, before)  # with n = 1 it holds the v of the next step
-            return (adams, after), (second_moments(adams, g), second_moments(before, g))
+        def step(states, g, txs=(adam, ours)):
+            states = [tx.update(g, state)[1] for tx, state in zip(txs, states, strict=True)]
+            return states, [second_moments(state, g) for state in states]
 
-        _, (v_adam, v_ours) = jax.lax.scan(step, (adam.init(g[0]), ours.init(g[0])), g)
+        _, (v_adam, v_ours) = jax.lax.scan(step, [adam.init(g[0]), ours.init(g[0])], g)
         assert correlation(g**2, v_adam) == pytest.approx(np.sqrt(1 - b2**2), abs=0.02)
         assert correlation(g**2, v_ours) == pytest.approx(0, abs=0.02)
+        assert correlation(g[:-1] ** 2, v_ours[1:]) == pytest.approx(np.sqrt(1 - b2**2), abs=0.02)
 
 
 def test_correlation_is_numpys():

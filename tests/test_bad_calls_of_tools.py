@@ -45,6 +45,7 @@ TOOLS = {
     ),
     "lag 0": (lambda: lags(jnp.arange(5.0), (0,)), V, "lags must be a tuple of ints"),
     "no nu": (lambda: analysis.second_moments(optax.sgd(0.1).init(TREE), TREE), V, "one v"),
+    "d below 0": (lambda: problems.stochastic(d=-0.5), V, r"d must be finite and in \[0, inf\)"),
     "C zero": (lambda: problems.stochastic(C=0), V, "C must be > 0 and .*got C=0"),
     "d one": (lambda: problems.sequential(d=1), V, "d must be an int in .2, .*got 1. Pass"),
     "steps negative": (path(-2), V, "steps must be an int in .*got -2"),

@@ -156,7 +156,7 @@ def get_and_set():
     for name in contract.ALL:
         inner = settings.scale_by(name).init(params)
         tx = optax.chain(optax.identity(), settings.optimizer(name))
-        state = optax.tree.set(tx.init(params), count=jnp.int32(7))
+        state = optax.tree.set(tx.init(params), count=7)
         for field in set(inner._fields) - {"count"}:
             found = optax.tree.get(state, field)
             assert jax.tree.structure(found) == jax.tree.structure(getattr(inner, field))

@@ -14,17 +14,17 @@ PARAMS = {"w": jnp.ones((2, 2)), "b": jnp.ones(2)}
 pytestmark = pytest.mark.usefixtures("standard_promotion")
 
 
-def updates_of(txs):
-    """Of the gradients PARAMS, those of every optimizer at each step, in one program."""
+def updates_of(txs, params=PARAMS):
+    """Of the gradients `params`, those of every optimizer at each step, in one program."""
 
     def all_of(grads):
         def step(states, _):
-            pairs = [tx.update(grads, state, PARAMS) for tx, state in zip(txs, states, strict=True)]
+            pairs = [tx.update(grads, state, params) for tx, state in zip(txs, states, strict=True)]
             return [s for _, s in pairs], [u for u, _ in pairs]
 
-        return jax.lax.scan(step, [tx.init(PARAMS) for tx in txs], length=STEPS)[1]
+        return jax.lax.scan(step, [tx.init(params) for tx in txs], length=STEPS)[1]
 
-    return jax.jit(all_of)(PARAMS)
+    return jax.jit(all_of)(params)
 
 
 def assert_close(trees, others):
@@ -57,12 +57,7 @@ def test_static_arguments():
     """Any n by STATIC_ARGS, which are arguments of `adashift` that are no numbers to inject."""
     static = optax.inject_hyperparams(adashift, static_args=STATIC_ARGS)
     factored = optax.inject_hyperparams(adashift_factored, static_args=("mu_dtype",))
-    queue = {
-        "n": 3,
-        "phi": jnp.max,
-        "queue_dtype": jnp.bfloat16,
-        "block_axes": lambda path, x: (0,),
-    }
+    queue = dict(n=3, phi=jnp.max, queue_dtype=jnp.bfloat16, block_axes=lambda path, x: (0,))
     wrapped = [static(RATE, **queue), factored(RATE, mu_dtype=jnp.bfloat16)]
     plain = [adashift(RATE, **queue), adashift_factored(RATE, mu_dtype=jnp.bfloat16)]
     assert_close(updates_of(wrapped), updates_of(plain))
@@ -91,20 +86,29 @@ def matrices(params):
 
 
 @pytest.mark.slow
-def test_weight_decay_may_be_a_schedule():
-    """As in optax.adamw: of the number of earlier updates, masked or not."""
+@pytest.mark.parametrize(("dtype", "rtol"), [("float32", 1e-5), ("bfloat16", 2**-8)])
+def test_weight_decay_may_be_a_schedule(dtype, rtol):
+    """As in optax.adamw: of the number of earlier updates, masked or not, and never narrow.
+
+    A mask sees the dtypes of the parameters.
+    """
 
     def schedule(count):
-        return DECAY * jnp.float32(count)
+        return DECAY * count
 
-    masks = (None, {"w": True, "b": False}, matrices)
+    def typed(tree):
+        return jax.tree.map(lambda x: x.ndim > 1 and x.dtype == dtype, tree)
+
+    params = {**PARAMS, "w": PARAMS["w"].astype(dtype)}
+    masks = (None, {"w": True, "b": False}, typed)
     paper = [adashiftw(RATE, n=1, weight_decay=schedule, mask=mask) for mask in masks]
     factored = [adashift_factored(RATE, 0, weight_decay=schedule, mask=mask) for mask in masks]
-    for i, updates in enumerate(updates_of(paper + factored)):
+    for i, updates in enumerate(updates_of(paper + factored, params)):
+        updates = jax.tree.map(lambda u: u.astype("float32"), updates)
         for t in range(3):
             decay, step = RATE * DECAY * t, RATE * (t >= 1 or i >= 3)
-            np.testing.assert_allclose(updates["w"][t], -(step + decay), rtol=1e-5)
-            np.testing.assert_allclose(updates["b"][t], -(step + decay * (i in (0, 3))), rtol=1e-5)
+            np.testing.assert_allclose(updates["w"][t], -(step + decay), rtol=rtol)
+            np.testing.assert_allclose(updates["b"][t], -(step + decay * (i in (0, 3))), rtol=rtol)
 
 
 @pytest.mark.slow

@@ -5,7 +5,8 @@ Gradients are always 1, so that Adam and `adashift` make steps of the rate, and
 `adashift_factored` those of Adam with Nesterov's momentum.
 """
 
-import functools
+from functools import partial
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -18,15 +19,15 @@ from test_flax import FLAX, apply
 from adashift_optax import adashift, adashift_factored, adashiftw, scale_by_adashift
 
 RATE, DECAY, N = 0.1, 0.5, 2
-ours = functools.partial(adashift, RATE, n=N)
+ours = partial(adashift, RATE, n=N)
 OURS = {
     "max": ours,
-    "none": functools.partial(ours, phi="none"),
-    "axes": functools.partial(ours, block_axes=lambda path, leaf: (leaf.ndim - 1,)),
-    "b1=0": functools.partial(ours, b1=0),
-    "bfloat16": functools.partial(ours, queue_dtype="bfloat16"),
-    "factored": functools.partial(adashift_factored, RATE, 0.9),
-    "factored, b1=0": functools.partial(adashift_factored, RATE, 0),
+    "none": partial(ours, phi="none"),
+    "axes": partial(ours, block_axes=lambda path, leaf: (leaf.ndim - 1,)),
+    "b1=0": partial(ours, b1=0),
+    "bfloat16": partial(ours, queue_dtype="bfloat16"),
+    "factored": partial(adashift_factored, RATE, 0.9),
+    "factored, b1=0": partial(adashift_factored, RATE, 0),
 }
 
 pytestmark = pytest.mark.usefixtures("standard_promotion")
@@ -80,7 +81,21 @@ def test_nnx_optimizer_of_a_part_of_the_model(trained):
 
 ADAMS = (optax.adam(RATE), optax.adam(RATE, nesterov=True))
 PLAIN = {"w": jnp.ones((2, 2)), "b": jnp.ones(2)}
+
+
+class Ellipsoid(NamedTuple):
+    """No array with named axes, and no box."""
+
+    center: Any
+    axes: Any
+
+    def get_metadata(self):
+        return self
+
+
 BOXES = {
+    "no box": lambda: Ellipsoid(jnp.ones(2), jnp.ones((2, 2))),
+    "nnx, axes": lambda: {"w": nnx.Param(jnp.ones((2, 2)), axes=("x", "y"))},
     "nnx, no array": lambda: {"w": nnx.Param(None), "v": nnx.Param(jnp.ones(3))},
     "nnx, many arrays": lambda: [nnx.Param({"a": jnp.ones((2, 3)), "b": -jnp.ones(3)})],
     "nnx, MaskedNode": lambda: {"w": nnx.Param(optax.MaskedNode()), "v": jnp.ones(3)},
@@ -129,12 +144,22 @@ def test_masks_are_those_of_optax(mask):
         assert_close(u, want)
 
 
+def test_parameters_without_a_gradient():
+    """None where the parameters have an array or, as in Equinox, a function."""
+    grads, params = {"b": None, "f": None, "w": PLAIN["w"]}, {**PLAIN, "f": jnp.tanh}
+    txs = (
+        make(weight_decay=DECAY) for make in (partial(optax.adamw, RATE), OURS["factored, b1=0"])
+    )
+    want, u = (tx.update(grads, tx.init(grads), params)[0] for tx in txs)
+    assert_close(u, want)
+
+
 @pytest.mark.parametrize("tx", [ours(), adashift_factored(RATE), scale_by_adashift(phi="none")])
 def test_named_arrays_of_other_libraries_are_refused(tx):
     """A plain error: the axes of arrays in the state are others."""
 
     class Named:
-        axes = ("in", "out")
+        axes, dtype = ("in", "out"), jnp.dtype(float)
 
     jax.tree_util.register_pytree_node(Named, lambda x: ((jnp.ones(2),), None), lambda *_: Named())
     with pytest.raises(TypeError, match=r"params must be plain arrays.*got the named array Named"):

@@ -137,11 +137,7 @@ def traced(tx, on_cpu=True):
     state = jax.eval_shape(tx.init, params)
     program = jax.make_jaxpr(tx.update)(params, state, params)
     old = jax.tree_util.tree_leaves_with_path(state)
-    names = [
-        *SHAPES,
-        *(_field(path) for path, _ in old),
-        *["params"] * len(SHAPES),
-    ]
+    names = [*SHAPES, *(_field(path) for path, _ in old), *["params"] * len(SHAPES)]
     inputs = [
         Value("input", x.shape, inputs=frozenset([name]))
         for name, x in zip(names, program.in_avals, strict=True)

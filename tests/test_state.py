@@ -142,8 +142,7 @@ OTHERS = [name for name in settings.SETTINGS if name not in settings.LAYOUTS]
 
 
 @pytest.mark.parametrize(
-    "name",
-    [*settings.LAYOUTS, *(pytest.param(name, marks=pytest.mark.slow) for name in OTHERS)],
+    "name", [*settings.LAYOUTS, *(pytest.param(name, marks=pytest.mark.slow) for name in OTHERS)]
 )
 def test_types_never_change(name):
     """For each dtype of parameters beside each of gradients. The state is float32 or wider."""
