@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
-from jax.tree_util import KeyPath, tree_map_with_path
+from jax.tree_util import KeyPath, all_leaves, tree_map_with_path
 from optax import OptState, Updates
 
 from adashift_optax import _checks
@@ -58,20 +58,19 @@ def add_decay(weight_decay: optax.ScalarOrSchedule, mask: Any) -> optax.Gradient
     decay = make(weight_decay)
     tx = decay if mask is None else optax.masked(decay, mask)
 
-    def wide(path: KeyPath, u: Any, p: Any) -> Any:
+    def matched(path: KeyPath, u: Any, p: Any) -> Any:
         if u is not None and jnp.shape(u) != jnp.shape(p):
             got = f"{[*jnp.shape(p)]} for an update of {[*jnp.shape(u)]} at {_checks.at(path)}"
             remedy = "Pass the parameters that the updates are for."
             _checks.refuse(ValueError, "params", "of the shapes of updates", got, remedy)
-        return u if u is None else widened(p)
+        return u if u is None else p
 
     def update(updates: Updates, state: OptState, params: Any = None) -> Updated:
-        now = tx
-        if params is not None:
-            # Optax would call the mask with updates, which are wide here: it may ask for dtypes.
-            if callable(mask) and jax.tree_util.all_leaves([mask]):
-                now = optax.masked(decay, mask(params))
-            params = tree_map_with_path(wide, updates, params, is_leaf=lambda x: x is None)
-        return now.update(updates, state, params)
+        if params is None:
+            return tx.update(updates, state, params)
+        params = tree_map_with_path(matched, updates, params, is_leaf=lambda x: x is None)
+        # Optax would call the mask with updates, which are wide here: it may ask for dtypes.
+        now = optax.masked(decay, mask(params)) if callable(mask) and all_leaves([mask]) else tx
+        return now.update(updates, state, jax.tree.map(widened, params))
 
     return optax.GradientTransformation(tx.init, update)

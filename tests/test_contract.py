@@ -151,7 +151,7 @@ def differentiate():
 
 
 def get_and_set():
-    """They find fields by name (also the count of a schedule); the state goes on from a set count."""
+    """Fields are found by name (also a schedule's count); the state goes on from a set count."""
     params = contract.make_params()
     for name in contract.ALL:
         inner = settings.scale_by(name).init(params)
