@@ -63,7 +63,7 @@ def add_decay(weight_decay: optax.ScalarOrSchedule, mask: Any) -> optax.Gradient
             got = f"{[*jnp.shape(p)]} for an update of {[*jnp.shape(u)]} at {_checks.at(path)}"
             remedy = "Pass the parameters that the updates are for."
             _checks.refuse(ValueError, "params", "of the shapes of updates", got, remedy)
-        return u if u is None else p
+        return None if u is None else p
 
     def update(updates: Updates, state: OptState, params: Any = None) -> Updated:
         if params is None:
