@@ -102,12 +102,10 @@ OTHERS = (
     PAPER,
 )  # fmt: skip
 MUON = Row("muon", muon, 1)
-# One part of the rule off in each, beside "undelayed"; the last two are what might mend it.
+# One part of the rule off in each, beside "undelayed"; the last three are what might mend it.
+PARTS = dict(kappa=0.0), dict(nesterov=False), dict(kappa=2.0), dict(growing=True), dict(b1=0.9)
 SWITCHED = (
-    candidate(LIBRARY._replace(kappa=0.0)),
     Row("ours RMS clipped", lambda: LIBRARY.make(clipped=True)),
     Row("ours scaled last", lambda: LIBRARY.make(last=True)),
-    candidate(LIBRARY._replace(nesterov=False)),
-    candidate(LIBRARY._replace(kappa=2.0)),
-    candidate(LIBRARY._replace(growing=True)),
+    *(candidate(LIBRARY._replace(**part)) for part in PARTS),
 )
