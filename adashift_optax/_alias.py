@@ -142,7 +142,7 @@ def adashiftw(
       mask: a tree of bools like the parameters, or a callable from parameters to one: True where
         decay applies. None: everywhere. Under ``optax.inject_hyperparams`` a callable mask must be
         static as well: ``static_args=(*STATIC_ARGS, "mask")``; of :func:`adashift_factored`
-        ``("mask",)``.
+        ``("mu_dtype", "mask")``.
 
     Returns:
       An ``optax.GradientTransformationExtraArgs`` whose ``update`` needs ``params``, unless

@@ -6,9 +6,9 @@
 # this library. It changes the optimizer of a small training program, in Flax NNX and in Flax linen,
 # then tries many learning rates, and at the end counts the memory.
 #
-# The library has two optimizers. `adashift_factored` is the one to train with. It is Adam with half
-# of Adam's memory: instead of one second moment v for each element it keeps one number for each row
-# and each column of a kernel. `adashift` is the optimizer of the paper, and it is there to study
+# The library has two optimizers. `adashift_factored` is the one to train with. It is like Adam
+# in half of Adam's memory: instead of one second moment v for each element it keeps one number for
+# each row and each column of a kernel. `adashift` is the optimizer of the paper, and it is there to study
 # the method.
 
 # %%
@@ -57,7 +57,7 @@ def loss_of(model, x, y):
     return optax.softmax_cross_entropy_with_integer_labels(model(x), y).mean()
 
 
-@nnx.jit
+@nnx.jit(donate_argnames=("model", "optimizer"))  # both are updated in place
 def train_step(model, optimizer, x, y):
     loss, grads = nnx.value_and_grad(loss_of)(model, x, y)
     optimizer.update(model, grads)
@@ -114,7 +114,7 @@ class LinenNetwork(linen.Module):
         return linen.Dense(10)(linen.relu(linen.Dense(64)(x)))
 
 
-@jax.jit
+@jax.jit(donate_argnames="state")
 def linen_step(state, x, y):
     def loss_fn(params):
         logits = state.apply_fn({"params": params}, x)
@@ -227,7 +227,7 @@ kept = {
 # %%
 # Figure: For float32 parameters `adashift_factored` takes half of Adam's memory. For bfloat16
 # parameters it takes as much as Adam, and half as much with `mu_dtype=bfloat16`. The paper's
-# optimizer keeps the latest ten gradients, which is six times Adam's memory.
+# optimizer keeps a queue of gradients, and has six times Adam's memory.
 # Alt: Seven pairs of horizontal bars with the bytes of state for each parameter, float32 and
 # bfloat16: Adam 8 and 4, adashift_factored 4 and 4, with mu_dtype bfloat16 2 and 2, with b1=0 0 and
 # 0, AdaShift (max, n=10) 48 and 48, with a bfloat16 queue 26 and 26, with b1=0 0 and 0.

@@ -17,10 +17,10 @@ from benchmarks.evidence.statistics import compared, finished_rows, left, over_t
 SHORT = [x.name for x in (OURS, NARROW, adam(0.9), adam(0.9, True), *plan.RECIPES[True])]
 PAGE = """# The study: all tables
 
-[What the tasks and rows are](../../evidence/plan.md), and [how to repeat
-it](../../evidence/README.md). A row is here once all of its runs are there. Its rate is the best
-for the first seed. A mean is over those tasks that the row has, without lstm_b and decay_d. "One by
-one" has only tasks that have all of these rows. "(none)" marks an interval that holds 0.
+[What the tasks and rows are](../../evidence/plan.md), [how to repeat it](../../evidence/README.md).
+A row is here once all of its runs are there. Its rate is the best for the first seed. A mean is
+over those tasks that the row has, without lstm_b and decay_d; means over different tasks cannot be
+compared. "One by one" has tasks that have all of its rows. "(none)": the interval holds 0.
 """
 
 
