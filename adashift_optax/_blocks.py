@@ -48,14 +48,15 @@ class Blocks(NamedTuple):
         def zeros(path: KeyPath, p: jax.Array) -> jax.Array:
             zeros = zeros_like(p, accumulator_dtype(p, real=True))
             axes = () if self.phi == "none" else axes_of(self.axes, path, p)
-            # A reduction, not a fresh array, so that the axes that stay keep their sharding.
             return jnp.sum(zeros, axes, keepdims=True) if axes else zeros
 
+        # Reductions, not fresh arrays: they are on the mesh of the leaf, and axes that stay keep
+        # their sharding.
         leaves = jax.tree.leaves(params)
         if not leaves or not self.pooled:
             return (map_leaves if self.phi == "none" else map_to_others)(zeros, params)
         dtype = widest(accumulator_dtype(p, real=True) for p in leaves)
-        return tuple(jnp.zeros([len(pool)], dtype) for pool in pools_of(leaves))
+        return tuple(pools_of([jnp.sum(zeros_like(p, dtype)) for p in leaves], dtype))
 
     def squares(self, g: Arrays, paths: Paths, like: Arrays) -> Arrays:
         """phi(g^2) of every block: cells of the dtypes of `like`."""
@@ -64,8 +65,7 @@ class Blocks(NamedTuple):
             axes = [axes_of(self.axes, path, x) for path, x in zip(paths, g, strict=True)]
             cells = each(partial(phi_of, self.phi), cells, axes)
         if self.pooled:
-            dtype = like[0].dtype
-            cells = [jnp.stack([x.astype(dtype) for x in pool]) for pool in pools_of(cells)]
+            cells = pools_of(cells, like[0].dtype)
         return each(lambda x, v: x.astype(v.dtype).reshape(v.shape), cells, like)
 
     def spread(self, cells: Arrays, leaves: int) -> Arrays:
@@ -74,9 +74,10 @@ class Blocks(NamedTuple):
         return [index(cells[i // POOL], i % POOL) for i in range(leaves)] if self.pooled else cells
 
 
-def pools_of(leaves: Arrays) -> list[Arrays]:
-    """`leaves` in groups that share a vector."""
-    return [leaves[i : i + POOL] for i in range(0, len(leaves), POOL)]
+def pools_of(cells: Arrays, dtype: jnp.dtype) -> Arrays:
+    """The cells of whole leaves in vectors, each of which is shared by some."""
+    cells = [x.astype(dtype) for x in cells]
+    return [jnp.stack(cells[i : i + POOL]) for i in range(0, len(cells), POOL)]
 
 
 def phi_of(phi: Phi, g2: jax.Array, axes: tuple[int, ...]) -> jax.Array:
@@ -103,8 +104,7 @@ def check_block_axes(axes: Any) -> Any:
     if is_list and all(isinstance(a, numbers.Integral) and not isinstance(a, bool) for a in axes):
         return tuple(axes)
     rule = "None, a tuple of ints or a callable (path, leaf) -> tuple | None"
-    remedy = "Pass e.g. block_axes=(-2, -1)."
-    _checks.refuse(TypeError, "block_axes", rule, repr(axes), remedy)
+    _checks.refuse(TypeError, "block_axes", rule, repr(axes), "Pass e.g. block_axes=(-2, -1).")
 
 
 def axes_of(axes: Any, path: KeyPath, leaf: jax.Array) -> tuple[int, ...]:

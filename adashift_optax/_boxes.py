@@ -36,7 +36,8 @@ _NAMES = ("out_sharding", "optimizer_sharding", "sharding_names", "sharding")
 
 def is_box(x: object) -> bool:
     """Whether `x` is an ``nnx.Variable`` or a box of linen (``flax.core.meta.AxisMetadata``)."""
-    return hasattr(x, "replace_boxed") or (hasattr(x, "get_metadata") and hasattr(x, "replace"))
+    of = type(x)  # not x itself: a dict with attributes may say that it has any
+    return hasattr(of, "replace_boxed") or (hasattr(of, "get_metadata") and hasattr(of, "replace"))
 
 
 def unboxed(tree: Params) -> Params:
@@ -165,8 +166,7 @@ def check_together(updates: Updates, state: OptState, init: Callable[[Params], A
             found, wanted = (f"{x[2]}{x[1]} at {x[0]}" if x else "nothing more" for x in pair)
             got = f"a state with {found}, where init makes {wanted} for these updates"
             remedy = (
-                "Pass gradients of the parameters that init saw, and the state of an optimizer "
-                "with the same arguments; or call init again. Gradients of real parameters "
-                "must be real (jnp.real), of complex ones complex (x.astype)."
+                "Pass gradients of the parameters that init saw, real or complex as these are, and "
+                "the state of an optimizer with the same arguments; or call init again."
             )
             refuse(ValueError, "state and updates", "of one optimizer", got, remedy)

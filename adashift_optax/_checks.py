@@ -101,7 +101,7 @@ def check_phi_value(x: Any) -> jax.Array:
 def check_bfloat16(name: str, dtype: Any) -> np.dtype | None:
     """`dtype`, None or bfloat16."""
     if dtype not in (None, jnp.bfloat16, "bfloat16"):
-        remedy = f"Pass {name}=jnp.bfloat16, or None for float32 or wider."
+        remedy = f"Pass {name}=jnp.bfloat16 or None; under inject_hyperparams in static_args."
         refuse(ValueError, name, "None or bfloat16", repr(dtype), remedy)
     return None if dtype is None else jnp.dtype(jnp.bfloat16)
 
@@ -133,7 +133,7 @@ def check_params(params: Any, narrow: str = "") -> None:
 
     def is_named(x: Any) -> bool:
         # By `dir`, in which what a box says of the array in it is not.
-        return hasattr(x, "dtype") and not {"axes", "named_axes", "named_shape"}.isdisjoint(dir(x))
+        return hasattr(type(x), "dtype") and bool({"axes", "named_axes", "named_shape"} & {*dir(x)})
 
     for path, x in jax.tree_util.tree_leaves_with_path(params, is_leaf=is_named):
         if is_named(x):

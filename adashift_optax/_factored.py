@@ -136,8 +136,8 @@ def update(
 def scaled(eps: ArrayLike, g: jax.Array, factors: Factors) -> jax.Array:
     """s_t of one leaf."""
     r, c, mean_r, a = factors
-    # The ratio first: the product may underflow. Before the first gradient there is 0 / 0: it is 0.
-    v = r if g.ndim < 2 else jnp.where(mean_r > 0, r / jnp.where(mean_r > 0, mean_r, 1), 0) * c
+    # The ratio first: the product may underflow. Before the first gradient it is 0.
+    v = r if g.ndim < 2 else num.ratio(r, mean_r) * c
     v = (v - a * v) + num.squared(g, a).astype(v.dtype)
     return num.times(num.widened(g), num.inverse_root(v, eps))
 

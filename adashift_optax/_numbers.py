@@ -91,6 +91,16 @@ def times(m: jax.Array, scale: jax.Array) -> jax.Array:
         return m * scale
 
 
+@jax.custom_jvp
+def ratio(x: jax.Array, y: jax.Array) -> jax.Array:
+    """Returns x / y, and 0 where y is 0."""
+    return jnp.where(y > 0, x / jnp.where(y > 0, y, 1), 0)
+
+
+# JAX's own derivative has y^2, which is a fourth power of gradients: it would under- or overflow.
+ratio.defjvp(lambda xy, dxy: (q := ratio(*xy), ratio(dxy[0] - q * dxy[1], xy[1])))
+
+
 def is_zero(b: object) -> bool:
     """Whether `b` is known to be 0 before jit: a traced one may be more."""
     return isinstance(b, float) and b == 0

@@ -72,9 +72,7 @@ def _not_differentiable(x: jax.Array) -> jax.Array:
 
 
 @functools.partial(_not_differentiable.defjvp, symbolic_zeros=True)
-def _not_differentiable_jvp(
-    primals: tuple[jax.Array], tangents: tuple[jax.Array | SymbolicZero]
-) -> tuple[jax.Array, Any]:
+def _not_differentiable_jvp(primals: tuple[jax.Array], tangents: Any) -> tuple[jax.Array, Any]:
     if not isinstance(tangents[0], SymbolicZero):
         rule = "None where updates are differentiated by gradients"
         got = "bfloat16, whose bits would drop a part of the derivative"

@@ -66,7 +66,7 @@ def net_update_factors(tx: optax.GradientTransformation, grads: jax.Array) -> ja
     def turned(t: jax.Array) -> jax.Array:
         return total(grads.at[t].multiply(-1))
 
-    return (total(grads) - jax.vmap(turned)(jnp.arange(len(grads)))) / (2 * grads)
+    return (total(grads)[None] - jax.vmap(turned)(jnp.arange(len(grads)))) / (2 * grads)
 
 
 def sequential_second_moment(C: float, d: int, b2: float) -> jax.Array:
@@ -86,8 +86,10 @@ def sequential_second_moment(C: float, d: int, b2: float) -> jax.Array:
       Zhou et al., AdaShift, ICLR 2019, section 3 (Lemma 2 and its proof).
     """
     _check_cycle(C, d, b2=b2)
-    i = jnp.arange(1, d + 1)
-    return 1 + (C**2 - 1) * (1 - b2) * jnp.asarray(b2) ** (i - 1) / (1 - jnp.asarray(b2) ** d)
+    powers = jnp.asarray(b2) ** jnp.arange(d)
+    # 1 - b2^d, which would lose all digits for a b2 near 1.
+    whole = -jnp.expm1(d * jnp.log1p(-jnp.asarray(1 - b2)))
+    return 1 + (C**2 - 1) * (1 - b2) * powers / whole
 
 
 def sequential_net_update_factors(
@@ -110,7 +112,7 @@ def sequential_net_update_factors(
     """
     _check_cycle(C, d, b1=b1, b2=b2)
     scale = 1 / jnp.sqrt(sequential_second_moment(C, d, b2))
-    later = scale[(jnp.arange(d)[:, None] + jnp.arange(d)) % d]
+    later = scale[(jnp.arange(d)[:, None] + jnp.arange(d)[None]) % d]
     weights = (1 - b1) * jnp.asarray(b1) ** jnp.arange(d) / (1 - b1**d)
     return learning_rate * later @ weights
 
@@ -120,7 +122,7 @@ def correlation(x: jax.Array, y: jax.Array) -> jax.Array:
 
     Args:
       x: [T, ...], T >= 2.
-      y: of a shape that broadcasts against x, e.g. one v per block: [T, 1, 1].
+      y: of the shape of x, or of size 1 in some axes, e.g. one v per block: [T, 1, 1].
 
     Returns:
       In [-1, 1], of the shape of x without T; 0 where either does not vary.
@@ -133,17 +135,23 @@ def correlation(x: jax.Array, y: jax.Array) -> jax.Array:
       [ 1. -1.]
     """
     x, y = _recorded("x", x, 2), _recorded("y", y, 2)
-    try:
-        broadcast = len(x) == len(y) and np.broadcast_shapes(x.shape, y.shape) == x.shape
-    except ValueError:
-        broadcast = False
-    if not broadcast:
-        rule = "y must have as many steps as x and a shape that broadcasts against it"
+    if jnp.iscomplexobj(x) or jnp.iscomplexobj(y):
+        got = f"{x.dtype} and {y.dtype}"
+        _checks.refuse(TypeError, "x and y", "real", got, "Correlate real and imaginary parts.")
+    sizes = zip(y.shape[1:], x.shape[1:], strict=False)
+    if x.ndim != y.ndim or len(x) != len(y) or any(s not in (1, size) for s, size in sizes):
+        rule = "y must have as many steps and axes as x, and its sizes or 1"
         got, remedy = f"{[*y.shape]} for {[*x.shape]}", "Pass e.g. one v per block as [T, 1, 1]."
         raise ValueError(f"{rule}; got {got}. {remedy}")
-    x, y = x - jnp.mean(x, 0), y - jnp.mean(y, 0)
-    # Scaled first, so that squares of small squares do not underflow.
-    x, y = (z / jnp.where((top := jnp.max(jnp.abs(z), 0)) > 0, top, 1) for z in (x, y))
+
+    def centred(z: jax.Array) -> jax.Array:
+        low, high = (reduce(z, 0, keepdims=True) for reduce in (jnp.min, jnp.max))
+        top = jnp.maximum(jnp.abs(low), jnp.abs(high))
+        z = z / jnp.where(top > 0, top, 1)  # or squares might under- or overflow
+        # The mean of equal numbers is rounded: what is left of them must not count as a change.
+        return jnp.where(high > low, z - jnp.mean(z, 0, keepdims=True), 0)
+
+    x, y = centred(x), centred(y)
     norm = jnp.sqrt(jnp.sum(x * x, 0) * jnp.sum(y * y, 0))
     return jnp.sum(x * y, 0) / jnp.where(norm > 0, norm, 1)
 
@@ -204,6 +212,8 @@ def second_moments(state: Any, params: Any) -> Any:
         remedy = "Pass the part of it that is meant, e.g. state[0]."
         raise ValueError(f"state must have one nu in it; got several. {remedy}") from error
     leaves, treedef = jax.tree.flatten(params)
+    if not leaves:
+        return params
     if len(cells) != len(leaves):  # vectors with one entry per leaf
         if any(c.ndim != 1 for c in cells) or sum(c.size for c in cells) != len(leaves):
             rule = "state must hold one v per element, block or leaf of params"

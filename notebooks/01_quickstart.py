@@ -6,10 +6,10 @@
 # this library. It changes the optimizer of a small training program, in Flax NNX and in Flax linen,
 # then tries many learning rates, and at the end counts the memory.
 #
-# The library has two optimizers. `adashift_factored` is the one to train with. It is like Adam
-# in half of Adam's memory: instead of one second moment v for each element it keeps one number for
-# each row and each column of a kernel. `adashift` is the optimizer of the paper, and it is there to study
-# the method.
+# The library has two optimizers. `adashift_factored` is the one to train with. It is like Adam in
+# half of Adam's memory: instead of one second moment v for each element it keeps one number for
+# each row and each column of a kernel. `adashift` is the optimizer of the paper, and it is there to
+# study the method.
 
 # %%
 import jax

@@ -15,9 +15,9 @@
 # Training is not repeated here. The study in `benchmarks/evidence` trained, and wrote
 # [`paper.csv`](../benchmarks/results/evidence/paper.csv), which this notebook reads. Its
 # [plan](../benchmarks/evidence/plan.md#the-papers-figures) lists each point in which we depart from
-# the authors' code. We add one setting, called *small start*: the MLP from usual, smaller initial weights. In the authors' code all
-# initial weights and biases of the MLP are normal numbers of deviation 1, so that the loss starts
-# above 1,000.
+# the authors' code. We add one setting, called *small start*: the MLP from usual, smaller initial
+# weights. In the authors' code all initial weights and biases of the MLP are normal numbers of
+# deviation 1, so that the loss starts above 1,000.
 
 # %%
 import csv

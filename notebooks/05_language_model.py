@@ -266,8 +266,8 @@ for name, of in results.items():
 # %% [markdown]
 # No step of `adashift_factored` exceeds 6.5 learning rates. NAdam has 5.7 with the same b1 = 0.8,
 # and 3.1 with 0.9, and Adam 2.4: a shorter momentum makes larger steps. Adafactor's recipe has 8.7
-# even with 0.9. The bound is 1 at the first step and 16 at step 300. Nesterov's momentum can exceed it in the first
-# steps, at most 1.5 times.
+# even with 0.9. The bound is 1 at the first step and 16 at step 300. Nesterov's momentum can exceed
+# it in the first steps, at most 1.5 times.
 #
 # ## The answer
 #

@@ -34,5 +34,5 @@ def x64():
 @pytest.fixture(scope="module")
 def standard_promotion():
     """For all of a module: Optax's own Adam does not trace under strict dtype promotion."""
-    with jax.numpy_dtype_promotion("standard"):
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("raise"):
         yield

@@ -117,7 +117,7 @@ def assert_in_place(state, exactly=True):
     Not `exactly`: arrays that are smaller than their parameter may be whole on every device.
     """
     for path, x in jax.tree_util.tree_leaves_with_path(state):
-        spec = norm(x.sharding.spec)
+        spec = norm(x.sharding.spec) if x.ndim else ()
         keys = [getattr(k, "key", None) for k in path]
         (leaf,) = {k for k in keys if k in SHAPES} or {None}
         shape, names = SHAPES.get(leaf, ()), SPECS.get(leaf, ())
@@ -133,14 +133,16 @@ def assert_in_place(state, exactly=True):
 def trained(types):
     """All settings on one mesh: their states however init runs, their updates, the last states."""
     mesh, all_ = make_mesh(types), SideBySide(names_on(types))
+    params = place(mesh, make_arrays())
+    eager = all_.init(params)  # with no mesh set: it is known from the parameters
+    jax.eval_shape(all_.update, params, eager)
     with set_mesh(mesh):
-        params = place(mesh, make_arrays())
         shardings = all_.shardings(params)
         told = jax.jit(all_.init, out_shardings=shardings)(params)
         update = jax.jit(all_.update)
         updates, last = all_.run(mesh, told, range(STEPS), update)
         return SimpleNamespace(
-            eager=all_.init(params),
+            eager=eager,
             jitted=jax.jit(all_.init)(params),
             told=told,  # jitted, to the places that opt_state_shardings tells
             shardings=shardings,

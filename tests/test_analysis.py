@@ -6,14 +6,7 @@ import numpy as np
 import optax
 import pytest
 
-from adashift_optax import adashift, adashift_factored, scale_by_adashift
-from adashift_optax.analysis import (
-    correlation,
-    lagged_correlation,
-    net_update_factors,
-    second_moments,
-    sequential_net_update_factors,
-)
+from adashift_optax import adashift, adashift_factored, analysis, scale_by_adashift
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("standard_promotion")]
 
@@ -30,14 +23,16 @@ def adam_factors(g, b1, b2, lr):
 def test_of_adam(b1):
     """By its formula, and by its limit on the sequential problem."""
     g = np.random.default_rng(0).standard_normal(60).astype(np.float32)
-    k = jax.jit(lambda g: net_update_factors(optax.adam(0.1, b1=b1, b2=0.99), g))(g)
+    k = jax.jit(lambda g: analysis.net_update_factors(optax.adam(0.1, b1=b1, b2=0.99), g))(g)
     np.testing.assert_allclose(k, adam_factors(g.astype(float), b1, 0.99, 0.1), rtol=2e-3)
 
     large, d, b2 = 5.02, 6, 0.9
     cycle = np.array([large] + [-1.0] * (d - 1), np.float32)
-    k = net_update_factors(optax.adam(0.1, b1=b1, b2=b2, eps=0.0), np.tile(cycle, 60))
-    limit = sequential_net_update_factors(large, d, b1, b2, 0.1)
+    k = analysis.net_update_factors(optax.adam(0.1, b1=b1, b2=b2, eps=0.0), np.tile(cycle, 60))
+    limit = analysis.sequential_net_update_factors(large, d, b1, b2, 0.1)
     np.testing.assert_allclose(k[-20 * d : -19 * d], limit, rtol=2e-3)
+    near_1 = analysis.sequential_second_moment(10.0, 3, 0.9999999)
+    np.testing.assert_allclose(near_1, 34, rtol=1e-5)
     assert np.argmin(limit) == 0  # the large gradient moves x the least per unit
     assert limit @ cycle < 0 < cycle.sum()  # and so x goes the wrong way
 
@@ -49,7 +44,7 @@ def ratio(tx, columns, b1=0.0):
     """
     rng = np.random.default_rng(1)
     g = jnp.asarray(rng.choice([10.0, -1.0], p=[0.2, 0.8], size=(300, 200)), jnp.float32)
-    factors = lambda g: net_update_factors(tx, g)  # noqa: E731
+    factors = lambda g: analysis.net_update_factors(tx, g)  # noqa: E731
     late = slice(100, 300 if b1 < 0.99 else 120)
     k, large = jax.jit(jax.vmap(factors, 1, 1) if columns else factors)(g)[late], g[late] > 0
     return np.mean(k, where=large) / np.mean(k, where=~large)
@@ -85,23 +80,27 @@ def test_correlation_on_independent_gradients():
 
         def step(states, g, txs=(adam, ours)):
             states = [tx.update(g, state)[1] for tx, state in zip(txs, states, strict=True)]
-            return states, [second_moments(state, g) for state in states]
+            return states, [analysis.second_moments(state, g) for state in states]
 
         _, (v_adam, v_ours) = jax.lax.scan(step, [adam.init(g[0]), ours.init(g[0])], g)
-        assert correlation(g**2, v_adam) == pytest.approx(np.sqrt(1 - b2**2), abs=0.02)
-        assert correlation(g**2, v_ours) == pytest.approx(0, abs=0.02)
-        assert correlation(g[:-1] ** 2, v_ours[1:]) == pytest.approx(np.sqrt(1 - b2**2), abs=0.02)
+        assert analysis.correlation(g**2, v_adam) == pytest.approx(np.sqrt(1 - b2**2), abs=0.02)
+        assert analysis.correlation(g**2, v_ours) == pytest.approx(0, abs=0.02)
+        assert analysis.correlation(g[:-1] ** 2, v_ours[1:]) == pytest.approx(
+            np.sqrt(1 - b2**2), abs=0.02
+        )
 
 
 def test_correlation_is_numpys():
     rng = np.random.default_rng(0)
     x, y = rng.standard_normal((2, 50, 3)).astype(np.float32)
     want = [np.corrcoef(x[:, i], y[:, i])[0, 1] for i in range(3)]
-    np.testing.assert_allclose(correlation(x, y), want, rtol=1e-4)
-    np.testing.assert_allclose(correlation(1e-12 * x**2, 1e12 * y), correlation(x**2, y), rtol=1e-3)
-    assert not correlation(x, np.ones_like(x)).any()
+    np.testing.assert_allclose(analysis.correlation(x, y), want, rtol=1e-4)
+    np.testing.assert_allclose(
+        analysis.correlation(1e-12 * x**2, 1e36 * (y + 3)), analysis.correlation(x**2, y), rtol=1e-3
+    )
+    assert not analysis.correlation(x, np.full_like(x, 0.1)).any()
     want = [[np.corrcoef(x[k:, i], x[:-k, i])[0, 1] for i in range(3)] for k in (1, 4)]
-    np.testing.assert_allclose(lagged_correlation(x, (1, 4)), want, rtol=1e-3, atol=1e-5)
+    np.testing.assert_allclose(analysis.lagged_correlation(x, (1, 4)), want, rtol=1e-3, atol=1e-5)
 
 
 SHAPES = {"w": (2, 3), "b": (3,)}
@@ -127,7 +126,7 @@ def test_second_moments(name):
         state = chained.init(grads)
         for _ in range(3):
             _, state = chained.update(grads, state, grads)
-        v = second_moments(state, grads)
+        v = analysis.second_moments(state, grads)
         assert jax.tree.structure(v) == jax.tree.structure(grads)
         for x, grad in zip(jax.tree.leaves(v), jax.tree.leaves(grads), strict=True):
             assert x.shape == shapes["w" if grad.ndim == 2 else "b"]
@@ -140,6 +139,7 @@ def test_second_moments(name):
 def test_second_moments_that_are_not_there():
     params = {"w": jnp.ones((2, 3)), "b": jnp.ones(2)}
     with pytest.raises(ValueError, match=r"state must hold one v .* for 2 leaves.*factored has no"):
-        second_moments(adashift_factored(0.1).init(params), params)
+        analysis.second_moments(adashift_factored(0.1).init(params), params)
+    assert analysis.second_moments(adashift(0.1).init({}), {}) == {}
     with pytest.raises(ValueError, match=r"for 3 leaves.*Pass the tree given to init"):
-        second_moments(adashift(0.1).init(params), {**params, "c": jnp.ones(1)})
+        analysis.second_moments(adashift(0.1).init(params), {**params, "c": jnp.ones(1)})

@@ -18,6 +18,7 @@ V, T = ValueError, TypeError
 ADAM = optax.adam(0.1)
 TX = "tx must be an optax.GradientTransformation; got 3"
 lags, cycle = analysis.lagged_correlation, analysis.sequential_second_moment
+factors, correlation = analysis.net_update_factors, analysis.correlation
 
 
 def path(steps=4, key=KEY, every=1, problem=None, tx=None):
@@ -31,18 +32,12 @@ def placed(rest):
 
 
 TOOLS = {
-    "factors of no tx": (lambda: analysis.net_update_factors(3, ONES), T, TX),
-    "factors of ints": (
-        lambda: analysis.net_update_factors(ADAM, INTS),
-        V,
-        r"grads must be a float array with time first.*int32\[3\]",
-    ),
+    "factors of no tx": (lambda: factors(3, ONES), T, TX),
+    "factors of ints": (lambda: factors(ADAM, INTS), V, r"grads must be a float array.*int32\[3\]"),
     "cycle of 0": (lambda: cycle(10.0, 0, 0.9), V, "d must be an int in .1, .*got 0"),
-    "correlation of shapes": (
-        lambda: analysis.correlation(MATRIX, MATRIX[:, :2]),
-        V,
-        r"\[3, 2\] for",
-    ),
+    "correlation of shapes": (lambda: correlation(MATRIX, MATRIX[:, :2]), V, r"\[3, 2\] for"),
+    "correlation of ranks": (lambda: correlation(MATRIX[:, :3], ONES), V, r"\[3\] for \[3, 3\]"),
+    "correlation of complex": (lambda: correlation(ONES * 1j, ONES), T, "real; got complex64 and"),
     "lag 0": (lambda: lags(jnp.arange(5.0), (0,)), V, "lags must be a tuple of ints"),
     "no nu": (lambda: analysis.second_moments(optax.sgd(0.1).init(TREE), TREE), V, "one v"),
     "d below 0": (lambda: problems.stochastic(d=-0.5), V, r"d must be finite and in \[0, inf\)"),

@@ -53,6 +53,16 @@ def test_finite_gradients_make_no_nan(name):
     assert all(np.all(np.isfinite(x)) for x in jax.tree.leaves(state) if x.dtype != np.uint16)
 
 
+@pytest.mark.parametrize("unit", [1e-12, 1e12])
+def test_derivatives_are_free_of_units(unit):
+    """As the rule is without eps. With the square of mean(R) they would under- or overflow."""
+    tx, weight = scale_by_adashift_factored(eps=0), jnp.arange(12.0).reshape(3, 2, 2)
+    grads = jnp.asarray(np.random.default_rng(0).standard_normal((3, 2, 2)), jnp.float32)
+    total = jax.jit(lambda g: jnp.vdot(scan(tx, g, g[0])[0], weight))
+    want = jax.grad(total)(grads)
+    np.testing.assert_allclose(jax.grad(total)(unit * grads) * unit, want, rtol=1e-3, atol=1e-5)
+
+
 def test_statistics_that_overflow_do_not_join_v():
     """A square above half of the largest number counts as overflow. Limits of the reference."""
     g = np.ones((12, 2, 3), np.float32)

@@ -13,13 +13,7 @@ import reference
 from common import exact_in_8_bits, in_64_bits, scan
 from settings import ordered
 
-from adashift_optax import (
-    adashift,
-    adashift_factored,
-    adashiftw,
-    scale_by_adashift,
-    scale_by_adashift_factored,
-)
+import adashift_optax
 
 SETS = 4  # of numbers for a program
 RATE, DECAY = 0.25, 0.125
@@ -116,17 +110,17 @@ class Case:
     def optimizer(self, b1, b2, eps):
         if self.factored:
             if self.alias:
-                return adashift_factored(RATE, b1, b2, eps, weight_decay=DECAY)
-            return scale_by_adashift_factored(b1, b2, eps)
+                return adashift_optax.adashift_factored(RATE, b1, b2, eps, weight_decay=DECAY)
+            return adashift_optax.scale_by_adashift_factored(b1, b2, eps)
         kwargs = {"n": self.n, "phi": self.phi, "queue_dtype": self.queue}
         kwargs["phi"] = ordered(jnp) if self.phi == "ordered" else self.phi
         if self.blocked:
             kwargs["block_axes"] = lambda path, _: self.leaves[path[0].idx].axes
         if not self.alias:
-            return scale_by_adashift(b1, b2, eps, **kwargs)
+            return adashift_optax.scale_by_adashift(b1, b2, eps, **kwargs)
         if len(self.leaves) % 2:
-            return adashift(RATE, b1, b2, eps, **kwargs)
-        return adashiftw(RATE, b1, b2, eps, **kwargs, weight_decay=DECAY)
+            return adashift_optax.adashift(RATE, b1, b2, eps, **kwargs)
+        return adashift_optax.adashiftw(RATE, b1, b2, eps, **kwargs, weight_decay=DECAY)
 
     @property
     def decay(self):
