@@ -86,10 +86,8 @@ def sequential_second_moment(C: float, d: int, b2: float) -> jax.Array:
       Zhou et al., AdaShift, ICLR 2019, section 3 (Lemma 2 and its proof).
     """
     _check_cycle(C, d, b2=b2)
-    powers = jnp.asarray(b2) ** jnp.arange(d)
-    # 1 - b2^d, which would lose all digits for a b2 near 1.
-    whole = -jnp.expm1(d * jnp.log1p(-jnp.asarray(1 - b2)))
-    return 1 + (C**2 - 1) * (1 - b2) * powers / whole
+    whole = -jnp.expm1(d * jnp.log1p(-jnp.asarray(1 - b2)))  # 1 - b2^d, also for a b2 near 1
+    return 1 + (C**2 - 1) * (1 - b2) * jnp.asarray(b2) ** jnp.arange(d) / whole
 
 
 def sequential_net_update_factors(
@@ -136,8 +134,7 @@ def correlation(x: jax.Array, y: jax.Array) -> jax.Array:
     """
     x, y = _recorded("x", x, 2), _recorded("y", y, 2)
     if jnp.iscomplexobj(x) or jnp.iscomplexobj(y):
-        got = f"{x.dtype} and {y.dtype}"
-        _checks.refuse(TypeError, "x and y", "real", got, "Correlate real and imaginary parts.")
+        _checks.refuse(TypeError, "x and y", "real", f"{x.dtype} and {y.dtype}", "Pass z.real.")
     sizes = zip(y.shape[1:], x.shape[1:], strict=False)
     if x.ndim != y.ndim or len(x) != len(y) or any(s not in (1, size) for s, size in sizes):
         rule = "y must have as many steps and axes as x, and its sizes or 1"
