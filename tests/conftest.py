@@ -33,6 +33,9 @@ def x64():
 
 @pytest.fixture(scope="module")
 def standard_promotion():
-    """For all of a module: Optax's own Adam does not trace under strict dtype promotion."""
+    """For all of a module: Optax's own Adam does not trace under strict dtype promotion.
+
+    Under strict promotion of ranks it does, as all of this library.
+    """
     with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("raise"):
         yield

@@ -19,6 +19,7 @@ ADAM = optax.adam(0.1)
 TX = "tx must be an optax.GradientTransformation; got 3"
 lags, cycle = analysis.lagged_correlation, analysis.sequential_second_moment
 factors, correlation = analysis.net_update_factors, analysis.correlation
+FLOATS = r"grads must be a float array with time first.*int32\[3\]"
 
 
 def path(steps=4, key=KEY, every=1, problem=None, tx=None):
@@ -33,7 +34,7 @@ def placed(rest):
 
 TOOLS = {
     "factors of no tx": (lambda: factors(3, ONES), T, TX),
-    "factors of ints": (lambda: factors(ADAM, INTS), V, r"grads must be a float array.*int32\[3\]"),
+    "factors of ints": (lambda: factors(ADAM, INTS), V, FLOATS),
     "cycle of 0": (lambda: cycle(10.0, 0, 0.9), V, "d must be an int in .1, .*got 0"),
     "correlation of shapes": (lambda: correlation(MATRIX, MATRIX[:, :2]), V, r"\[3, 2\] for"),
     "correlation of ranks": (lambda: correlation(MATRIX[:, :3], ONES), V, r"\[3\] for \[3, 3\]"),
