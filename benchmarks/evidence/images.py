@@ -87,6 +87,9 @@ def residual(params: Params, x: jax.Array) -> jax.Array:
     return x.mean((1, 2)) @ params["head"]["kernel"] + params["head"]["bias"]
 
 
+SMALL, RESIDUAL = (small_init, small), (residual_init, residual)
+
+
 def augmented(images: jax.Array, moves: jax.Array) -> jax.Array:
     """Each image cropped from itself with a border, at `moves` = (down, right, mirrored)."""
 

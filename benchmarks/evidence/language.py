@@ -64,9 +64,8 @@ def transformer(params: Params, tokens: jax.Array) -> jax.Array:
     def attention(p: Params, x: jax.Array) -> jax.Array:
         shape = (*x.shape[:2], HEADS, x.shape[2] // HEADS)
         q, k, v = (part.reshape(shape) for part in jnp.split(linear(p["qkv"], x), 3, -1))
-        return linear(
-            p["out"], jax.nn.dot_product_attention(q, k, v, is_causal=True).reshape(x.shape)
-        )
+        mixed = jax.nn.dot_product_attention(q, k, v, is_causal=True)
+        return linear(p["out"], mixed.reshape(x.shape))
 
     x = params["tokens"]["embedding"][tokens] + params["positions"]["embedding"]
     for p in params["blocks"]:

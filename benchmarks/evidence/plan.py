@@ -24,14 +24,14 @@ from benchmarks.evidence.optimizers import (
     recipe,
 )
 
-VERSION = 6
+VERSION = 7
 # The middle of the grid of Adam-like rows, in quarters of a decade: 10^(-10 / 4) = 0.00316. Those
 # of B are the best of Adam and NAdam in the earlier study; those of D are theirs where D is alike.
 CENTRES = {
     "A": dict(language_a=-10, sparse_a=-10, images_a=-10),
     "B": dict(sparse_b=-8, heavy_b=-8, finetune_b=-12, language_b=-12, images_b=-7, lstm_b=-6),
     "D": dict(sparse_d=-8, heavy_d=-8, language_d=-10, lstm_d=-6, images_d=-8, decay_d=-10)
-    | dict(larger_d=-12),
+    | dict(larger_d=-12, batch2_d=-11, batch32_d=-9),
 }
 SEEDS = {"A": (0, 1), "B": (111, 112, 113, 114, 115), "D": (111, 112, 113, 114, 115)}
 GRID = (-1, 0, 1)
@@ -39,8 +39,9 @@ EXTENSIONS = 6  # at most so many rates are added to a grid
 LARGER, GRID_OF_LARGER = "larger_d", (-1, 0)  # a grid without extensions
 # The losses of MNIST are .045 and noisy: with two seeds they alone would choose, by chance.
 SEEDS_OF = {"images_a": (0, 1, 2, 3, 4, 5), LARGER: SEEDS["D"][:3]}
-# Shown, but in no mean: the probe looked at the first, and the second has the text of language_d.
-OUTSIDE = ("lstm_b", "decay_d")
+# Shown, but in no mean: the probe looked at the first, and the others have the text of language_d.
+BATCHES = ("batch2_d", "batch32_d")
+OUTSIDE = ("lstm_b", "decay_d", *BATCHES)
 BASE = "adam b1=0.5"  # what the losses are compared with
 EQUAL = 0.003  # two geometric means of the losses that differ by less are equal
 
@@ -215,6 +216,9 @@ def groups_report(study: str, frames: Frames) -> list[Group]:
             rows = eight
         elif task == "decay_d":
             rows = [OURS, NARROW, adam(0.5), adam(0.9), adam(0.9, True), wide[0]]
+        elif task in BATCHES:
+            others = [candidate(LIBRARY._replace(b1=b1)) for b1 in B1S]
+            rows = [OURS, *others, adam(0.5), adam(0.9), adam(0.9, True)]
         found += [about(study, task, row) for row in rows]
     return found
 

@@ -19,8 +19,9 @@ PAGE = """# The study: all tables
 
 [What the tasks and rows are](../../evidence/plan.md), [how to repeat it](../../evidence/README.md).
 A row is here once all of its runs are there. Its rate is the best for the first seed. A mean is
-over those tasks that the row has, without lstm_b and decay_d; means over different tasks cannot be
-compared. "One by one" has tasks that have all of its rows. "(none)": the interval holds 0.
+over those tasks that the row has, without lstm_b, decay_d, batch2_d and batch32_d; means over
+different tasks cannot be compared. "One by one" has tasks that have all of its rows. "(none)": the
+interval holds 0.
 """
 
 
