@@ -88,7 +88,6 @@ def test_near_repeats_go_and_every_file_is_on_one_side():
 
 def test_prose_is_docstrings_without_repeated_paragraphs():
     source = b'"""One.\n\nTwo."""\ndef f():\n    """Three."""\n    return """four"""\n'
-    assert larger.docstrings(source) == b"One.\n\nTwo.\n\nThree."
-    assert larger.docstrings(b"print 1") == b""
+    assert [*map(larger.docstrings, (source, b"print 1"))] == [b"One.\n\nTwo.\n\nThree.", b""]
     again = {"a": b"One.\n\nTwo.", "b": b"Two.\n\n Three.\n\nOne."}
     assert larger.without_repeats(again) == {"a": b"One.\n\nTwo.", "b": b" Three."}

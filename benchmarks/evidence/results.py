@@ -81,6 +81,6 @@ def check_data(task: str, data: str, folder: Path) -> None:
     if others:
         raise SystemExit(
             f"{folder / task}.csv holds runs on other data: {', '.join(others)}; here they are "
-            f"{data}. The text of Python and NumPy depends on their versions: use those of the "
-            "results, or another --folder."
+            f"{data}. The text of Python and NumPy depends on their versions, the checkpoint of "
+            "finetune_b on the machine: use those of the results, or another --folder."
         )
