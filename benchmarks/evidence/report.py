@@ -15,11 +15,11 @@ from benchmarks.evidence.statistics import compared, finished_rows, left, over_t
 # The rows of the table that README and docs share, beside what all are compared with. Of the recipe
 # one b1 is there.
 SHORT = [x.name for x in (OURS, NARROW, adam(0.9), adam(0.9, True), *plan.RECIPES[True])]
-PAGE = """# The study: all tables
+PAGE = f"""# The study: all tables
 
 [What the tasks and rows are](../../evidence/plan.md), [how to repeat it](../../evidence/README.md).
 A row is here once all of its runs are there. Its rate is the best for the first seed. A mean is
-over those tasks that the row has, without lstm_b, decay_d, batch2_d and batch32_d; means over
+over those tasks that the row has, without {", ".join(plan.OUTSIDE)}; means over
 different tasks cannot be compared. "One by one" has tasks that have all of its rows. "(none)": the
 interval holds 0.
 """
