@@ -1,4 +1,4 @@
-"""``python -m benchmarks.tables``: all tables again, from the kept CSV files.
+"""``python -m benchmarks.tables``: all tables and pictures again, from the kept CSV files.
 
 It measures nothing and compiles nothing.
 """
@@ -6,11 +6,12 @@ It measures nothing and compiles nothing.
 from pathlib import Path
 
 import pandas as pd
+from matplotlib.figure import Figure
 
-from benchmarks.evidence import report
+from benchmarks.evidence import picture, report
 
 HERE = Path(__file__).parent
-RESULTS = HERE / "results"
+RESULTS, DOCS = HERE / "results", HERE.parent / "docs"
 # Programs whose name begins so have a column in the README of `speed`.
 SHOWN = ("training step", "update of 8", "update of 300 small leaves")
 START, END = "<!-- the table begins -->\n", "<!-- the table ends -->\n"
@@ -27,9 +28,11 @@ mean, and how to repeat it](../../speed/README.md). {of}.
 
 
 def save() -> None:
-    """Write the tables beside the CSV files, and those of the two READMEs."""
+    """Write the tables beside the CSV files, those of the two READMEs, and the pictures."""
     for path, text in pages().items():
         path.write_text(text, encoding="utf-8")
+    for name, figure in pictures().items():
+        picture.save(figure, DOCS / name)
 
 
 def pages() -> dict[Path, str]:
@@ -42,6 +45,11 @@ def pages() -> dict[Path, str]:
         before, rest = path.read_text(encoding="utf-8").split(START)
         found[path] = f"{before}{START}\n{table}\n{END}{rest.split(END)[1]}"
     return found
+
+
+def pictures() -> dict[str, Figure]:
+    """The pictures of the study, by the names of their files."""
+    return report.pictures(report.read()[1])
 
 
 def machines() -> list[Path]:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from matplotlib.figure import Figure
 
 from benchmarks.evidence import picture, plan, results
 from benchmarks.evidence.optimizers import NARROW, OURS, SWITCHED, adam, candidate
@@ -119,6 +120,21 @@ def shortened(tasks: dict[str, pd.DataFrame]) -> dict[str, pd.DataFrame]:
     return {task: found for task, found in rows.items() if set(found.optimizer) == every}
 
 
+def pictures(tasks: dict[str, Frames]) -> dict[str, Figure]:
+    """Loss against bytes, and the curves of the larger model, by file; without what is not there.
+
+    In the first are the rows that have all tasks of the short table.
+    """
+    reported, found = {**tasks["B"], **tasks["D"]}, {}
+    if of := shortened(inside(reported)):
+        means = over_tasks({task: compared(reported[task]) for task in of})
+        sizes = pd.concat(reported.values()).groupby("optimizer").state_bytes.mean()
+        found["loss.svg"] = picture.of_bytes(means[means.tasks == len(of)], sizes)
+    if plan.LARGER in of:
+        found["larger.svg"] = picture.curves(reported[plan.LARGER])
+    return found
+
+
 def page(frames: dict[str, Frames], tasks: dict[str, Frames]) -> str:
     """All tables, and what is missing."""
     reported, over = {**tasks["B"], **tasks["D"]}, f"% over {plan.BASE}"
@@ -139,27 +155,14 @@ def read(folder: Path = results.FOLDER) -> tuple[dict[str, Frames], dict[str, Fr
 
 
 def main() -> None:
-    """Print what there is, or draw it."""
+    """Print what there is."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.evidence.report")
     parser.add_argument("--folder", type=Path, default=results.FOLDER)
     parser.add_argument("--short", action="store_true", help="only the table of the README")
-    parser.add_argument("--picture", type=Path, help="draw loss against bytes into this file")
-    parser.add_argument("--curves", type=Path, help="draw the curves of the larger model")
     args = parser.parse_args()
     frames, tasks = read(args.folder)
     reported = {**tasks["B"], **tasks["D"]}
-    if args.curves:
-        if "larger_d" not in reported:
-            raise SystemExit(f"No row of larger_d is finished in {args.folder}: run D.")
-        picture.curves(reported["larger_d"]).savefig(args.curves, dpi=110)
-    if args.picture:
-        if not inside(reported):
-            raise SystemExit(f"No row of B or D is finished in {args.folder}: run A, then B and D.")
-        means = over_tasks({t: compared(rows) for t, rows in inside(reported).items()})
-        sizes = pd.concat(reported.values()).groupby("optimizer").state_bytes.mean()
-        picture.of_bytes(means, sizes).savefig(args.picture, dpi=110)
-    if not (args.picture or args.curves):
-        print(of_means(shortened(reported)) if args.short else page(frames, tasks), end="")
+    print(of_means(shortened(reported)) if args.short else page(frames, tasks), end="")
 
 
 if __name__ == "__main__":
