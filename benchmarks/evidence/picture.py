@@ -37,7 +37,7 @@ def of_bytes(means: pd.DataFrame, sizes: pd.Series) -> Figure:
 
     Names stand beside the points, moved apart where they would touch.
     """
-    figure, axes = plt.subplots(figsize=(9, 4.2), layout="constrained")
+    figure, axes = plt.subplots(figsize=(7.8, 4), layout="constrained")
     axes.axhline(0, color=CONTROL, linewidth=0.8, zorder=0)
     bytes_ = sizes[means.index].round().astype(int)
     columns = sorted(set(bytes_))
