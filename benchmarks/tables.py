@@ -6,7 +6,6 @@ It measures nothing and compiles nothing.
 from pathlib import Path
 
 import pandas as pd
-from matplotlib.figure import Figure
 
 from benchmarks.evidence import picture, report
 
@@ -31,7 +30,7 @@ def save() -> None:
     """Write the tables beside the CSV files, those of the two READMEs, and the pictures."""
     for path, text in pages().items():
         path.write_text(text, encoding="utf-8")
-    for name, figure in pictures().items():
+    for name, figure in report.pictures().items():
         picture.save(figure, DOCS / name)
 
 
@@ -45,11 +44,6 @@ def pages() -> dict[Path, str]:
         before, rest = path.read_text(encoding="utf-8").split(START)
         found[path] = f"{before}{START}\n{table}\n{END}{rest.split(END)[1]}"
     return found
-
-
-def pictures() -> dict[str, Figure]:
-    """The pictures of the study, by the names of their files."""
-    return report.pictures(report.read()[1])
 
 
 def machines() -> list[Path]:

@@ -19,7 +19,7 @@ def test_the_pages_are_what_the_files_say():
     for path, text in tables.pages().items():
         assert path.read_text(encoding="utf-8") == text, "run python -m benchmarks.tables"
         assert not re.search(r"\bnan\b|\| +\|", text), path  # each cell has a number or a text
-    for name, figure in tables.pictures().items():
+    for name, figure in tables.report.pictures().items():
         drawn = (tables.DOCS / name).read_text(encoding="utf-8")
         assert not [x for t in figure.findobj(Text) if (x := t.get_text()) not in drawn], name
 

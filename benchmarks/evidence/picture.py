@@ -32,14 +32,14 @@ def save(figure: Figure, path: Path) -> None:
         figure.savefig(path, metadata={"Date": None})
 
 
-def of_bytes(means: pd.DataFrame, sizes: pd.Series) -> Figure:
+def of_bytes(means: pd.DataFrame) -> Figure:
     """The means over tasks, in a column for each number of bytes.
 
     Names stand beside the points, moved apart where they would touch.
     """
     figure, axes = plt.subplots(figsize=(7.8, 4), layout="constrained")
     axes.axhline(0, color=CONTROL, linewidth=0.8, zorder=0)
-    bytes_ = sizes[means.index].round().astype(int)
+    bytes_ = means.state_bytes.round().astype(int)
     columns = sorted(set(bytes_))
     axes.set_xticks(range(len(columns)), [f"{size} bytes" for size in columns])
     axes.set(xlim=(-0.2, len(columns) - 0.1), xlabel="state of the optimizer for each parameter")

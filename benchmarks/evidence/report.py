@@ -69,21 +69,26 @@ def of_choice(frames: Frames) -> str:
     return table(("row", "% over the lowest score", "constants"), lines) + f"\nThe rule: {said}\n"
 
 
+def means_of(tasks: dict[str, pd.DataFrame]) -> pd.DataFrame:
+    """Means over those tasks that count, with the bytes of state for each parameter."""
+    means = over_tasks({task: compared(rows) for task, rows in inside(tasks).items()})
+    sizes = pd.concat(tasks.values()).groupby("optimizer").state_bytes.mean()
+    return means.join(sizes)
+
+
 def of_means(tasks: dict[str, pd.DataFrame]) -> str:
-    """Means over those tasks that count."""
+    """The table of the means."""
     if not inside(tasks):
         return "No task has all of these rows yet.\n"
-    means = over_tasks({task: compared(rows) for task, rows in inside(tasks).items()})
-    bytes_ = pd.concat(tasks.values()).groupby("optimizer").state_bytes.mean()
     lines = [
         (
             str(name),
-            f"{bytes_[name]:.2f}",
+            f"{row.state_bytes:.2f}",
             percent(row["mean"], row.half),
             str(row.tasks),
             f"{percent(row.highest)} ({row.worst})",
         )
-        for name, row in means.iterrows()
+        for name, row in means_of(tasks).iterrows()
     ]
     return table(("optimizer", "bytes", "mean", "tasks", "worst task"), lines)
 
@@ -120,16 +125,16 @@ def shortened(tasks: dict[str, pd.DataFrame]) -> dict[str, pd.DataFrame]:
     return {task: found for task, found in rows.items() if set(found.optimizer) == every}
 
 
-def pictures(tasks: dict[str, Frames]) -> dict[str, Figure]:
+def pictures() -> dict[str, Figure]:
     """Loss against bytes, and the curves of the larger model, by file; without what is not there.
 
     In the first are the rows that have all tasks of the short table.
     """
+    _, tasks = read()
     reported, found = {**tasks["B"], **tasks["D"]}, {}
     if of := shortened(inside(reported)):
-        means = over_tasks({task: compared(reported[task]) for task in of})
-        sizes = pd.concat(reported.values()).groupby("optimizer").state_bytes.mean()
-        found["loss.svg"] = picture.of_bytes(means[means.tasks == len(of)], sizes)
+        means = means_of({task: reported[task] for task in of})
+        found["loss.svg"] = picture.of_bytes(means[means.tasks == len(of)])
     if plan.LARGER in of:
         found["larger.svg"] = picture.curves(reported[plan.LARGER])
     return found
